@@ -62,7 +62,7 @@ class ConnAck:
 
 
 class Publish:
-    """packet_id is 0 at QoS 0. oversize: the payload was over the limit, was skipped, and had this many bytes (payload is empty then); else 0."""
+    """packet_id is 0 at QoS 0. oversize: 0, or the bytes of a payload over the limit, which was skipped (payload is empty then)."""
 
     __slots__ = ("dup", "oversize", "packet_id", "payload", "qos", "retain", "topic")
 
@@ -85,7 +85,8 @@ class Publish:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Publish({self.topic!r}, {len(self.payload)} bytes, qos={self.qos}, packet_id={self.packet_id}, dup={self.dup}, retain={self.retain})"
+        flags = f"qos={self.qos}, packet_id={self.packet_id}, dup={self.dup}, retain={self.retain}"
+        return f"Publish({self.topic!r}, {len(self.payload)} bytes, {flags})"
 
 
 @dataclass(slots=True)
@@ -147,5 +148,18 @@ class Disconnect:
 
 
 Packet = (
-    Connect | ConnAck | Publish | PubAck | PubRec | PubRel | PubComp | Subscribe | SubAck | Unsubscribe | UnsubAck | PingReq | PingResp | Disconnect
+    Connect
+    | ConnAck
+    | Publish
+    | PubAck
+    | PubRec
+    | PubRel
+    | PubComp
+    | Subscribe
+    | SubAck
+    | Unsubscribe
+    | UnsubAck
+    | PingReq
+    | PingResp
+    | Disconnect
 )
