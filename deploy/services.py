@@ -30,7 +30,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent / ".services"
 ROCKETMQ_VERSION = "5.5.0"
 HOST = "127.0.0.1"
-PACKAGES = {"java": "default-jdk-headless", "mvn": "maven", "redis-server": "redis-server", "mosquitto": "mosquitto"}
+PACKAGES = {
+    "java": "default-jdk-headless",
+    "javac": "default-jdk-headless",
+    "mvn": "maven",
+    "redis-server": "redis-server",
+    "mosquitto": "mosquitto",
+}
 ROCKETMQ_PARTS = ("namesrv", "broker", "proxy", "tools")
 
 
@@ -152,10 +158,10 @@ class Server:
             return self._child.pid if self._child.poll() is None else None
         return living(self.pid_file)
 
-    def spawn(self) -> None:
-        """Start the process if it isn't there; doesn't wait for it to answer."""
+    def spawn(self) -> bool:
+        """Start the process if it isn't there; doesn't wait for it to answer. False: it was there."""
         if self.pid is not None:
-            return
+            return False
         self.home.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(
@@ -168,6 +174,7 @@ class Server:
                 start_new_session=True,
             )
         self.pid_file.write_text(json.dumps({"pid": self._child.pid, "marks": self.marks, "address": self.address}))
+        return True
 
     def wait(self) -> None:
         """Until it answers a real request. Raises ServiceError."""
@@ -251,7 +258,7 @@ def ports(home: Path, wanted: Mapping[str, Sequence[int]]) -> dict[str, int]:
     file = home / "ports.json"
     kept: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
     for name, beside in wanted.items():
-        used = living(home / f"{name}.pid.json") is not None
+        used = living(home / f"{name.partition('_')[0]}.pid.json") is not None  # proxy_remoting belongs to proxy
         if not used and not (name in kept and all(_is_free(kept[name] + distance) for distance in beside)):
             kept[name] = free_port(beside)
     file.write_text(json.dumps(kept))
@@ -337,6 +344,7 @@ def rocketmq_jars(version: str) -> Path:
             shutil.rmtree(jars, ignore_errors=True)
             _fetch_jars(home, jars, version)
             (home / "complete").touch()
+        _compile_loopback(home)
     return jars
 
 
@@ -356,6 +364,17 @@ def _fetch_jars(home: Path, jars: Path, version: str) -> None:
     if done.returncode:
         text = f"`{' '.join(command)}` failed (is the Maven repository reachable?):\n{(done.stdout + done.stderr).strip()[-3000:]}"
         raise ServiceError(text)
+
+
+def _compile_loopback(home: Path) -> None:
+    source, classes = Path(__file__).resolve().parent / "Loopback.java", home / "loopback"
+    made = classes / "Loopback.class"
+    if made.exists() and made.stat().st_mtime > source.stat().st_mtime:
+        return
+    command = [program("javac"), "--release", "11", "-d", str(classes), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServiceError(f"`{' '.join(command)}` failed (it wants a JDK of 11 or later):\n{(done.stdout + done.stderr).strip()[-3000:]}")
 
 
 # ---------------------------------------------------------------- RocketMQ: asking it
@@ -415,6 +434,7 @@ class RocketMQ:
         self.version = version
         self.servers = servers
         self.brokers = [server for server in servers if server.name.startswith("broker-")]
+        self.stages = [servers[:1], self.brokers, [server for server in servers if server.name == "proxy"]]
         self.namesrv = servers[0].address
         self.proxy = next((server.address for server in servers if server.name == "proxy"), None)
         self.proxy_remoting = proxy_remoting
@@ -437,15 +457,16 @@ class RocketMQ:
             raise ServiceError(f"RocketMQ {version} has no proxy; take 5.0 or later, or start it without one")
         with locked(home):
             cluster = _cluster(home, version, jars, brokers, proxy, options or {}, heap)
+            begun: list[Server] = []
             try:
-                for server in cluster.servers:
-                    server.spawn()
-                    if server.name == "namesrv":
-                        server.wait()  # a broker that finds no name server tries again only after 30 s
-                for server in cluster.servers:
-                    server.wait()
+                # each stage needs the one before: a broker that finds no name server tries again only after 30 s, a proxy ends
+                for stage in cluster.stages:
+                    begun += [server for server in stage if server.spawn()]
+                    for server in stage:
+                        server.wait()
             except ServiceError:
-                cluster.stop()
+                for server in reversed(begun):
+                    server.kill()
                 raise
         return cluster
 
@@ -471,14 +492,14 @@ class RocketMQ:
 
 
 def _java(home: Path, jars: Path, name: str, heap: int) -> list[str]:
-    opened = ("java.nio", "java.lang", "java.util", "sun.nio.ch")
+    opened = ("java.nio", "java.lang", "java.util", "java.net", "sun.nio.ch")
     exported = ("jdk.internal.ref", "sun.nio.ch")
     command = [program("java"), f"-Xms{heap // 2}m", f"-Xmx{heap}m", "-XX:-UsePerfData", "-Djava.net.preferIPv4Stack=true"]
     command += [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in opened]
     command += [f"--add-exports=java.base/{package}=ALL-UNNAMED" for package in exported]
     # logs go under user.home; 0.98 is cut to what the broker allows at most (0.90)
     command += [f"-Duser.home={home}", f"-Dservice={home}/{name}", "-Drocketmq.broker.diskSpaceWarningLevelRatio=0.98"]
-    return [*command, "-cp", f"{jars}/*"]
+    return [*command, "-cp", f"{jars}/*{os.pathsep}{jars.parent}/loopback", "Loopback"]
 
 
 def _cluster(home: Path, version: str, jars: Path, brokers: int, proxy: bool, options: Mapping[str, str], heap: int) -> RocketMQ:
