@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
+from gateway.mqtt.topics import split_parent
 from gateway.rules.envelope import P2P
 
 
-def topic_fits(topic: str, p2p: str | None, *, topic_length: int, client_id_length: int) -> bool:
-    """Whether a topic (or filter) is short enough. p2p: its receiver; then the `/p2p/<ClientID>` at its end is not counted, but the
-    Client ID has its own limit. Lengths in characters."""
-    if p2p is None:
-        return len(topic) <= topic_length
-    return len(topic) - len(P2P) - len(p2p) <= topic_length and len(p2p) <= client_id_length
+LONGEST_NAME = 1024  # characters; what the settings allow at most for topics and Client IDs
+
+
+def topic_fits(topic: str, topic_length: int, client_id_length: int = LONGEST_NAME) -> bool:
+    """Whether a topic (or filter) is short enough. A `/p2p/<ClientID>` behind the first level is not counted, but the Client ID has its own
+    limit. Lengths in characters."""
+    if len(topic) <= topic_length:
+        return True
+    parent, second = split_parent(topic)
+    return second.startswith(P2P) and len(parent) <= topic_length and len(second) - len(P2P) <= client_id_length
 
 
 def admit_subscriptions(present: Container[str], present_count: int, requested: Iterable[str], limit: int) -> list[bool]:

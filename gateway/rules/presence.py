@@ -13,21 +13,28 @@ TCPCLEAN = "tcpclean"
 
 
 class Reason(Enum):
-    """Why a connection ended: property `reason` of its `tcpclean`, and of the counted fact."""
+    """Why a connection was refused or ended: property `reason` of its `tcpclean`, and of the counted facts."""
 
+    # refused: there are no events
+    BAD_IDENTIFIER = "bad_identifier"
+    BAD_CREDENTIALS = "bad_credentials"
+    QUOTA = "quota"
+    CONNECT_TIMEOUT = "connect_timeout"
+    # refused, or ended later
+    NOT_PERMITTED = "not_permitted"
+    PROTOCOL_ERROR = "protocol_error"
+    UNAVAILABLE = "unavailable"  # store or backend
+    INTERNAL_ERROR = "internal_error"
+    # ended
     CLIENT_DISCONNECT = "client_disconnect"
     CONNECTION_LOST = "connection_lost"
     KEEP_ALIVE_TIMEOUT = "keep_alive_timeout"
     TAKEN_OVER = "taken_over"
-    PROTOCOL_ERROR = "protocol_error"
-    NOT_PERMITTED = "not_permitted"
-    PACKET_TOO_LARGE = "packet_too_large"
     SLOW_CONSUMER = "slow_consumer"
     SEND_TIMEOUT = "send_timeout"
     KICKED = "kicked"
     SHUTDOWN = "shutdown"
     NODE_LOST = "node_lost"
-    INTERNAL_ERROR = "internal_error"
 
 
 def event_topic(group: str) -> str:

@@ -88,6 +88,10 @@ class _WithSecret(Section):
             raise fault(f"secret_key_file {path} can not be read ({reason})", "Check the path and that this user may read it.") from None
         return {**data, "secret_key": secret}
 
+    def secret(self) -> str:
+        """The secret key in the clear, for signing."""
+        return self.secret_key.get_secret_value()
+
 
 class Backend(_WithSecret):
     url: Annotated[str, AfterValidator(check_backend_url)] = "local:"
@@ -131,7 +135,7 @@ class Account(_WithSecret):
 
     @model_validator(mode="after")
     def _has_secret(self) -> Account:
-        if not self.secret_key.get_secret_value():
+        if not self.secret():
             raise fault(f"account {self.access_key!r} has no secret key", "Give secret_key or secret_key_file (not empty).")
         return self
 
