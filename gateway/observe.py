@@ -97,7 +97,7 @@ def count(fact: Fact, n: int = 1, reason: Enum | str | None = None) -> None:
         _count_reason(fact, reason, n)
 
 
-def note(fact: Fact, *, n: int = 1, **fields: object) -> None:
+def note(fact: Fact, n: int = 1, /, **fields: object) -> None:
     """Count the fact `n` times and log one line with `fields`, at most one a second for each fact beyond the burst.
 
     The next line after suppressed ones carries `suppressed=<how many>`. A field `reason` is also counted on its own; `exc_info=True` (or an

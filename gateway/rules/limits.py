@@ -7,7 +7,6 @@ from collections.abc import Container, Iterable
 from gateway.mqtt.topics import split_parent
 from gateway.rules.envelope import P2P
 
-
 LONGEST_NAME = 1024  # characters; what the settings allow at most for topics and Client IDs
 
 
