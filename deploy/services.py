@@ -506,7 +506,7 @@ def _cluster(home: Path, version: str, jars: Path, brokers: int, proxy: bool, op
     """Write the settings of all servers of `home`, and name them; nothing is started."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "conf").mkdir(exist_ok=True)
-    for log in ("namesrv", "broker"):  # 4.x insists on these two files
+    for log in ("namesrv", "broker", "tools"):  # 4.x insists on these files
         (home / "conf" / f"logback_{log}.xml").write_text("<configuration/>\n")
     names = [f"broker-{index}" for index in range(brokers)]
     wanted: dict[str, Sequence[int]] = {"namesrv": (0,), **dict.fromkeys(names, (-2, 0, 1))}
