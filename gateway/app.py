@@ -1,0 +1,152 @@
+"""The composition root: settings become objects, objects run in nested nurseries, and the nursery tree is the shutdown order
+(design section 3.7)."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import resource
+import signal
+from collections.abc import Iterator
+
+import trio
+from backend_adapters.rocketmq_remoting.client import RocketMQ
+
+from backend_adapters.local import LocalBackend
+from gateway import api, observe
+from gateway.ports import Backend, BackendError, Store, StoreError
+from gateway.runtime.node import Node
+from gateway.settings import Settings
+from gateway.store.sqlite import SqliteStore
+from gateway.transports import tcp
+
+DRAIN_SECONDS = 5.0
+
+
+class StartError(Exception):
+    """The gateway can't start or go on. The text names the thing and the cure."""
+
+
+def build_store(settings: Settings) -> Store:
+    """The store that the settings name, not opened yet."""
+    place, limits = settings.embedded_store(), settings.limits
+    return SqliteStore(
+        place.path,
+        synchronous=place.synchronous,
+        offline_count=limits.offline_count,
+        offline_retention_s=limits.offline_seconds,
+        session_expiry_s=limits.session_seconds,
+        retained_count=limits.retained_count,
+        outbox_count=limits.outbox_count,
+    )
+
+
+def build_backend(settings: Settings) -> Backend:
+    """The backend that the settings name, not connected yet."""
+    place, limits = settings.embedded_backend(), settings.limits
+    if place is not None:
+        return LocalBackend(place.path)
+    return RocketMQ.open(settings.backend.url, settings.backend.access_key, settings.backend.secret_key.get_secret_value())
+
+
+async def serve(
+    settings: Settings, *, stop: trio.Event | None = None, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run a gateway until `stop` is set (or SIGINT or SIGTERM comes, when it is None). Raises StartError."""
+    settings.gateway.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _one_error():
+        listeners = tcp.bind(settings.mqtt.tcp, settings.mqtt.backlog)
+        try:
+            await _run(settings, listeners, stop, task_status)
+        finally:
+            for listener in listeners:
+                listener.close()
+
+
+async def _run(settings: Settings, listeners: list[tcp.Socket], stop: trio.Event | None, task_status: trio.TaskStatus[None]) -> None:
+    _raise_open_files()
+    store, backend = build_store(settings), build_backend(settings)
+    async with trio.open_nursery() as ports:
+        await ports.start(store.run)
+        await ports.start(backend.run)
+        async with trio.open_nursery() as services:
+            node = Node(settings, backend, store)
+            await services.start(node.run)
+            if settings.http.listen:
+                await services.start(api.serve_http, settings, node.views, backend)
+            await services.start(api.serve_control, settings, backend)
+            flusher = tcp.Flusher(settings.limits.send_timeout_seconds)
+            await services.start(flusher.run)
+            async with trio.open_nursery() as links:
+                await _accept(settings, listeners, node, flusher, links, stop, task_status)
+            observe.log.info("stopping")
+            await node.drain(DRAIN_SECONDS)
+            services.cancel_scope.cancel()
+        ports.cancel_scope.cancel()
+    observe.log.info("stopped")
+
+
+async def _accept(
+    settings: Settings,
+    listeners: list[tcp.Socket],
+    node: Node,
+    flusher: tcp.Flusher,
+    links: trio.Nursery,
+    stop: trio.Event | None,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    """Take devices in until the gateway is to stop; then the links have the grace period to end."""
+
+    async def handle(transport: tcp.TcpTransport) -> None:
+        try:
+            await node.serve(transport)
+            await transport.aclose()
+        finally:
+            transport.free()
+
+    async with trio.open_nursery() as accepting:
+        for listener in listeners:
+            accepting.start_soon(tcp.accept, listener, flusher, handle, links)
+        gc.collect()
+        gc.freeze()  # what lives as long as the process is never looked at again
+        gc.set_threshold(50_000, 20, 50)
+        for listener in listeners:
+            observe.log.info("listening", address=tcp.peer_name(listener.getsockname()))
+        task_status.started()
+        if stop is not None:
+            await stop.wait()
+        else:
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for number in signals:
+                    observe.log.info("signal", name=signal.Signals(number).name)
+                    break
+        accepting.cancel_scope.cancel()
+    for listener in listeners:
+        listener.close()
+    node.kick_all()
+    links.cancel_scope.deadline = trio.current_time() + settings.gateway.shutdown_grace_seconds
+
+
+def _raise_open_files() -> None:
+    """A device is an open file: take as many as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Nurseries wrap: the operator gets the one error that he can mend."""
+    try:
+        yield
+    except (StoreError, BackendError, tcp.TransportError, OSError) as error:
+        raise StartError(str(error)) from error
+    except BaseExceptionGroup as group:
+        mendable = group.subgroup((StoreError, BackendError, tcp.TransportError, api.ListenError))
+        if mendable is None or group.subgroup(AssertionError) is not None:
+            raise
+        leaf: BaseException = mendable
+        while isinstance(leaf, BaseExceptionGroup):
+            leaf = leaf.exceptions[0]
+        raise StartError(str(leaf)) from group

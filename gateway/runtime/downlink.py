@@ -1,0 +1,258 @@
+"""From backend messages to devices: one consumer per bridged parent topic, and when its tag filter is widened to devices' own messages
+(contract section 5, design section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import trio
+
+from gateway import observe
+from gateway.ports import Backend, BackendError, Consumer, Health, Queue, Received, Refusal, Retained, Store, StoreError
+from gateway.rules import envelope
+from gateway.runtime.outbound import Outbound
+from gateway.runtime.quota import Rate
+from gateway.runtime.router import Router
+
+YIELD_EVERY = 1000
+NARROW_SECONDS = 60.0  # the wider filter goes so long after the last filter that needed it
+RETRY_FIRST, RETRY_MOST = 0.5, 30.0
+
+
+class Parent:
+    """One bridged topic. ready: set when it is consumed; wide: devices' own messages are pulled too; old: per queue, where it ended then: what
+    lies before was stored when nobody listened."""
+
+    __slots__ = ("consumer", "idle_since", "lock", "name", "old", "problem", "ready", "wide")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.consumer: Consumer | None = None
+        self.ready = trio.Event()
+        self.lock = trio.Lock()
+        self.wide = False
+        self.idle_since = 0.0
+        self.problem: Health | None = None
+        self.old: dict[Queue, int] = {}
+
+
+class Downlink:
+    """All bridged parents of this node. topics: what settings name; default_topic: "" or the topic of everything else."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: Store,
+        router: Router,
+        *,
+        topics: Iterable[str],
+        default_topic: str,
+        tags: tuple[str, str, str],
+        group: str,
+        create_queues: int,
+        largest_packet: int,
+        rate: Rate,
+    ) -> None:
+        self._backend = backend
+        self._store = store
+        self._router = router
+        self.default_topic = default_topic
+        self._downlink_tag, self._p2p_tag, self._uplink_tag = tags
+        self._group = group
+        self._create_queues = create_queues
+        self._largest_packet = largest_packet
+        self._rate = rate
+        names = dict.fromkeys([*topics, *([default_topic] if default_topic else [])])
+        self.parents = {name: Parent(name) for name in names}
+        self.bridged = frozenset(topics)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled. Each parent begins as soon as the backend lets it."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for parent in self.parents.values():
+                    nursery.start_soon(self._begin, parent)
+                nursery.start_soon(self._narrow)
+                task_status.started()
+        finally:
+            with trio.move_on_after(5.0, shield=True):
+                async with trio.open_nursery() as closing:
+                    for parent in self.parents.values():
+                        if parent.consumer is not None:
+                            closing.start_soon(parent.consumer.close)
+
+    # ------------------------------------------------------------ parents
+
+    async def _begin(self, parent: Parent) -> None:
+        """Consume `parent`; repeated with backoff until it works."""
+        pause = RETRY_FIRST
+        while True:
+            try:
+                await self._bridge(parent)
+            except BackendError as error:
+                missing = error.refusal is Refusal.NO_SUCH_TOPIC
+                fact = observe.Fact.TOPIC_MISSING if missing else observe.Fact.BACKEND_UNAVAILABLE
+                observe.note(fact, topic=parent.name, error=str(error))
+                parent.problem = Health(f"topic {parent.name}", False, str(error), "create the topic" if missing else "start the server")
+            except StoreError as error:
+                observe.note(observe.Fact.STORE_FAILED, operation="mark", error=str(error))
+                parent.problem = Health(f"topic {parent.name}", False, str(error), "mend the store")
+            else:
+                parent.problem = None
+                parent.ready.set()
+                return
+            await trio.sleep(pause)
+            pause = min(pause * 2, RETRY_MOST)
+
+    async def _bridge(self, parent: Parent) -> None:
+        """Design section 4: the first bridging commits the end, so that a topic's history never floods the devices."""
+        if await self._backend.topic(parent.name) is None:
+            if not self._create_queues:
+                raise BackendError(Refusal.NO_SUCH_TOPIC, f"topic {parent.name!r} does not exist: create it, or set bridge.create_topics")
+            await self._backend.create_topic(parent.name, self._create_queues)
+        mark = f"bridged/{self._group}/{parent.name}"
+        if await self._store.mark(mark) is None:
+            await self._backend.commit_end(parent.name, self._group)
+            await self._store.set_mark(mark, "1")
+        # stored sessions may want devices' messages from before this start: wide at once where one listens
+        parent.wide = self._listened(parent)
+        parent.consumer = await self._backend.consume(parent.name, self._tags(parent.wide), self._group, Arrivals(self, parent))
+
+    def _tags(self, wide: bool) -> frozenset[str]:
+        tags = {self._downlink_tag, self._p2p_tag}
+        return frozenset(tags | {self._uplink_tag} if wide else tags)
+
+    def touched_by(self, filter: str) -> list[Parent]:
+        """The parents below which `filter` can match; none: it is no filter of a bridged topic."""
+        first = filter.split("/", 1)[0]
+        if first in ("#", "+"):
+            return list(self.parents.values())
+        name = first if first in self.bridged else self.default_topic
+        return [self.parents[name]] if name else []
+
+    def _listened(self, parent: Parent) -> bool:
+        if parent.name == self.default_topic:
+            return self._router.listens_outside(self.bridged - {parent.name})
+        return self._router.listens_below(parent.name)
+
+    async def widen(self, parents: Iterable[Parent]) -> None:
+        """Returns when each of `parents` is pulled with devices' own messages: after it a SUBACK may leave."""
+        for parent in parents:
+            await parent.ready.wait()
+            parent.idle_since = 0.0
+            if parent.wide:
+                continue
+            async with parent.lock:
+                if not parent.wide:
+                    assert parent.consumer is not None
+                    await parent.consumer.retag(self._tags(True))
+                    await self._age(parent, parent.consumer)
+                    parent.wide = True
+
+    async def _age(self, parent: Parent, consumer: Consumer) -> None:
+        """The position of a narrow pull lags behind the end; what lies between is older than the subscription that widens it."""
+        try:
+            lag = await consumer.lag()
+        except BackendError as error:  # then old messages may reach the new subscription: more than is due, never less
+            observe.note(observe.Fact.BACKEND_UNAVAILABLE, topic=parent.name, error=str(error))
+        else:
+            parent.old = {queue: consumer.committed(queue) + behind for queue, behind in lag.items()}
+
+    async def _narrow(self) -> None:
+        """Stop pulling devices' own messages where nobody listens any more."""
+        while True:
+            await trio.sleep(NARROW_SECONDS / 6)
+            now = trio.current_time()
+            for parent in self.parents.values():
+                if parent.consumer is None or not parent.wide:
+                    continue
+                if self._listened(parent) or parent.lock.locked():
+                    parent.idle_since = 0.0
+                elif not parent.idle_since:
+                    parent.idle_since = now
+                elif now - parent.idle_since >= NARROW_SECONDS:
+                    async with parent.lock:
+                        parent.wide = False
+                        parent.idle_since = 0.0
+                        await parent.consumer.retag(self._tags(False))
+
+    def committed(self, queue: Queue) -> int:
+        """The offset committed for `queue`, or -1 when it is not ours."""
+        parent = self.parents.get(queue.topic)
+        return parent.consumer.committed(queue) if parent is not None and parent.consumer is not None else -1
+
+    def health(self) -> list[Health]:
+        """The parents that are not consumed yet."""
+        return [parent.problem for parent in self.parents.values() if parent.problem is not None]
+
+    # ------------------------------------------------------------ messages
+
+    async def arrived(self, parent: Parent, messages: list[Received]) -> None:
+        """A batch of one queue."""
+        topic = parent.name
+        old = parent.old.get(messages[0].queue, 0) if parent.old and messages else 0
+        reached = 0
+        for received in messages:
+            found = envelope.downlink(topic, received.tag, received.properties, default_topic=self.default_topic)
+            if isinstance(found, envelope.Unroutable):
+                observe.note(observe.Fact.MESSAGE_UNROUTABLE, reason=found, topic=topic, message_id=received.id)
+            elif len(received.body) > self._largest_packet:
+                observe.note(observe.Fact.MESSAGE_UNROUTABLE, reason="too_large", topic=topic, message_id=received.id)
+            else:
+                if received.offset < old and received.tag == self._uplink_tag:
+                    received.replayed = True
+                reached += await self._deliver(found, received)
+                if reached >= YIELD_EVERY:
+                    reached = 0
+                    await trio.lowlevel.checkpoint()
+        if self._rate.limited:
+            await self._rate.wait(len(messages))
+
+    async def _deliver(self, found: envelope.Downlink, received: Received) -> int:
+        if received.replayed and not found.qos:
+            return 0
+        message = Outbound(found.shown, received.body, found.qos, received.id, received.stored_at, received)
+        if found.p2p:
+            message.volatile = not found.sender_persistent
+            self._router.to_one(found.p2p, message)
+            return 1
+        if found.retain and received.tag == self._downlink_tag:
+            self._retain(found, received)
+        return await self._router.fan_out(found.topic, message, received.replayed)
+
+    def _retain(self, found: envelope.Downlink, received: Received) -> None:
+        """A server app's retained message; a device's was kept before its acknowledgement."""
+        keep = Retained(found.topic, received.body, found.qos, received.id, received.stored_at) if received.body else None
+        received.hold()
+        self._store.retain(found.topic, keep, _retained(received, found.topic))
+
+
+def _retained(received: Received, topic: str) -> Callable[[Any], None]:
+    def done(result: Any) -> None:
+        if isinstance(result, StoreError):
+            observe.note(observe.Fact.STORE_FAILED, operation="retain", topic=topic, error=str(result))
+        elif result is False:
+            observe.note(observe.Fact.RETAINED_REFUSED, topic=topic)
+        received.release()
+
+    return done
+
+
+class Arrivals:
+    """The listener of one parent."""
+
+    __slots__ = ("_downlink", "_parent")
+
+    def __init__(self, downlink: Downlink, parent: Parent) -> None:
+        self._downlink = downlink
+        self._parent = parent
+
+    def assigned(self, queue: Queue, position: int) -> None:
+        observe.log.info("queue_assigned", queue=f"{queue.topic}/{queue.broker}/{queue.id}", position=position)
+
+    def revoked(self, queue: Queue) -> None:
+        observe.log.info("queue_revoked", queue=f"{queue.topic}/{queue.broker}/{queue.id}")
+
+    async def received(self, messages: list[Received]) -> None:
+        await self._downlink.arrived(self._parent, messages)

@@ -1,0 +1,145 @@
+"""One gateway node between its two ports: makes the runtime's parts, starts and ends them in the order of design section 3.7."""
+
+from __future__ import annotations
+
+import time
+
+import trio
+
+from gateway import observe
+from gateway.ports import Backend, Store
+from gateway.rules.presence import Reason
+from gateway.runtime.access import Access
+from gateway.runtime.downlink import Downlink
+from gateway.runtime.link import Link, Shared, Transport
+from gateway.runtime.mailbox import Bounds
+from gateway.runtime.offline import Offline
+from gateway.runtime.presence import Presence
+from gateway.runtime.quota import Rate
+from gateway.runtime.registry import Registry
+from gateway.runtime.router import Router
+from gateway.runtime.subscribing import Subscribing
+from gateway.runtime.sweeper import Sweeper
+from gateway.runtime.uplink import Uplink
+from gateway.runtime.views import Views
+from gateway.settings import Settings
+
+NODE_MARK = "node"  # under which name the store's last gateway ran: a container's host name changes
+
+
+def wall_clock() -> int:
+    """ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Node:
+    """settings: complete, with at least one account or anonymous access."""
+
+    def __init__(self, settings: Settings, backend: Backend, store: Store) -> None:
+        limits, bridge = settings.limits, settings.bridge
+        self._settings = settings
+        self._backend = backend
+        self._store = store
+        rate = Rate(limits.tps, trio.current_time())
+        access = Access(settings)
+        self._offline = Offline(
+            store, batch=limits.offline_batch, interval=limits.offline_interval_seconds, strict=settings.offline.order == "strict"
+        )
+        self._router = Router(self._offline)
+        self._downlink = Downlink(
+            backend,
+            store,
+            self._router,
+            topics=bridge.topics,
+            default_topic=bridge.default_topic,
+            tags=(bridge.downlink_tag, bridge.p2p_tag, bridge.uplink_tag),
+            group=f"GID_MQTTGW_{settings.gateway.instance}",
+            create_queues=settings.backend.create_queues if bridge.create_topics else 0,
+            largest_packet=max(limits.packet_bytes, limits.payload_bytes),
+            rate=rate,
+        )
+        uplink = Uplink(
+            backend,
+            store,
+            bridged=self._downlink.bridged,
+            default_topic=bridge.default_topic,
+            uplink_tag=bridge.uplink_tag,
+            p2p_tag=bridge.p2p_tag,
+            now=wall_clock,
+        )
+        self._registry = Registry(
+            backend, store, self._router, self._offline, node=settings.gateway.node_id, takeover=limits.takeover_seconds, now=wall_clock
+        )
+        self._presence = Presence(backend, store, uplink, default_group=settings.naming.default_group)
+        self._sweeper = Sweeper(
+            self._registry, self._router, self._offline, store, self._downlink, push_timeout=limits.push_timeout_seconds, now=wall_clock
+        )
+        subscribing = Subscribing(
+            store,
+            self._router,
+            self._downlink,
+            access,
+            self._offline,
+            per_client=limits.subscriptions_per_client,
+            instance=limits.subscriptions,
+            now=wall_clock,
+        )
+        self._shared = Shared(
+            settings=settings,
+            access=access,
+            registry=self._registry,
+            router=self._router,
+            uplink=uplink,
+            offline=self._offline,
+            subscribing=subscribing,
+            rate=rate,
+            bounds=Bounds(limits.inflight, limits.mailbox_count, limits.mailbox_bytes, limits.write_buffer_bytes),
+            now=wall_clock,
+            opened=set(),
+        )
+        self.views = Views(backend, store, self._registry, self._router, self._downlink, self._shared.opened)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled. Started when stored sessions are known and devices may come in. Raises StoreError."""
+        await self._recover()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._offline.run)
+            await nursery.start(self._registry.run)
+            await nursery.start(self._downlink.run)
+            await nursery.start(self._presence.run)
+            nursery.start_soon(self._sweeper.run)
+            nursery.start_soon(self._sweeper.expire)
+            nursery.start_soon(self._sweeper.forget)
+            task_status.started()
+
+    async def _recover(self) -> None:
+        """What a former life of this node left: its connections are gone, its wills are due; stored subscriptions are in force."""
+        node = self._settings.gateway.node_id
+        before = await self._store.mark(NODE_MARK)
+        gone = 0
+        for name in {node, before or node}:
+            gone += await self._store.abandoned(name, wall_clock(), self._backend.new_id)
+        await self._store.set_mark(NODE_MARK, node)
+        async for chunk in self._store.subscriptions():
+            for client_id, subscription in chunk:
+                self._router.add(self._router.subscriber(client_id, True), subscription)
+        if gone:
+            observe.log.warning("connections_of_former_life_released", connections=gone)
+
+    async def serve(self, transport: Transport) -> None:
+        """One device, until its connection is over."""
+        await Link(self._shared, transport).run()
+
+    def kick_all(self) -> None:
+        """The gateway ends: every device is disconnected; its will is published, since it did not say DISCONNECT [MQTT-3.1.2-8]."""
+        for link in list(self._shared.opened):
+            link.kick(Reason.SHUTDOWN)
+
+    async def drain(self, seconds: float) -> None:
+        """After the last link: releases, events, wills and the backlog reach their places, `seconds` at most for all."""
+        with trio.move_on_after(seconds):
+            while self._shared.opened:
+                await trio.sleep(0.01)
+            await self._registry.drain(seconds)
+            await self._presence.drain(seconds)
+            await self._backend.drain()

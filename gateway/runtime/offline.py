@@ -1,0 +1,177 @@
+"""Messages that wait for a session: kept when a device is away or behind, brought in batches when it is back (contract section 6)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+
+from gateway import observe
+from gateway.ports import Store, StoreError, Waiting
+from gateway.runtime.mailbox import Mailbox
+from gateway.runtime.outbound import Entry, Outbound, stored_entry, waiting_of
+
+RETRY_SECONDS = 1.0
+
+
+class Offline:
+    """The one way to the store's waiting messages. batch: messages; interval: seconds between batches, 0 = as fast as they are acknowledged;
+    strict: one order for stored and live messages."""
+
+    def __init__(self, store: Store, *, batch: int, interval: float, strict: bool) -> None:
+        self._store = store
+        self._batch = batch
+        self._interval = interval
+        self._strict = strict
+        self._feeds: set[Mailbox] = set()
+        self._nursery: trio.Nursery | None = None
+        self._failed: deque[Callable[[], None]] = deque()
+        self._underway: dict[str, int] = {}  # puts that the store has not answered, per client
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled: the batches of those that are behind, and what the store could not take."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                await trio.sleep(RETRY_SECONDS)
+                failed, self._failed = self._failed, deque()
+                for again in failed:
+                    again()
+
+    # ------------------------------------------------------------ keeping
+
+    def keep(self, client_id: str, entries: Sequence[Entry], then: Callable[[Entry, bool], None] | None = None) -> None:
+        """Store or update the entries; when they are safe their holds are released. Repeated until the store takes them."""
+        for entry in entries:
+            entry.storing = True
+
+        def done(result: Any) -> None:
+            if isinstance(result, StoreError):
+                observe.note(observe.Fact.STORE_FAILED, operation="offline_put", client_id=client_id, error=str(result))
+                self._failed.append(lambda: self.keep(client_id, entries, then))
+                return
+            for entry, position in zip(entries, result, strict=True):
+                entry.storing = False
+                entry.position = position or entry.position
+                entry.release()
+                if entry.finished and entry.position:
+                    self.remove(client_id, entry.position)
+                if then is not None:
+                    then(entry, bool(position))
+
+        observe.count(observe.Fact.OFFLINE_STORED, len(entries))
+        self._store.offline_put([waiting_of(client_id, entry) for entry in entries], done)
+
+    def keep_absent(self, clients: Sequence[tuple[str, int]], message: Outbound) -> None:
+        """Store `message` for clients without a connection, as (client id, QoS). The backend keeps it until that is done."""
+        entries = [Entry(message, qos, 0.0) for _, qos in clients]
+        waiting = [waiting_of(client_id, entry) for (client_id, _), entry in zip(clients, entries, strict=True)]
+        if message.received is not None:
+            message.received.hold()
+        self._put_absent(waiting, message)
+
+    def _put_absent(self, waiting: list[Waiting], message: Outbound) -> None:
+        underway = self._underway
+        for item in waiting:
+            underway[item.client_id] = underway.get(item.client_id, 0) + 1
+
+        def done(result: Any) -> None:
+            for item in waiting:
+                left = underway.pop(item.client_id) - 1
+                if left:
+                    underway[item.client_id] = left
+            if isinstance(result, StoreError):
+                observe.note(observe.Fact.STORE_FAILED, operation="offline_put", clients=len(waiting), error=str(result))
+                self._failed.append(lambda: self._put_absent(waiting, message))
+                return
+            observe.count(observe.Fact.OFFLINE_STORED, sum(1 for position in result if position))
+            if message.received is not None:
+                message.received.release()
+
+        self._store.offline_put(waiting, done)
+
+    def remove(self, client_id: str, position: int) -> None:
+        """The device has it."""
+
+        def done(result: Any) -> None:
+            if isinstance(result, StoreError):
+                observe.note(observe.Fact.STORE_FAILED, operation="offline_remove", client_id=client_id, error=str(result))
+                self._failed.append(lambda: self.remove(client_id, position))
+
+        self._store.offline_remove(client_id, [position], done)
+
+    def overflowed(self, mailbox: Mailbox, entry: Entry) -> None:
+        """The mailbox has no place for it: it joins the backlog, which is (again) brought in batches."""
+        self.keep(mailbox.client_id, [entry], lambda _entry, _kept: self._feed_later(mailbox))
+
+    # ------------------------------------------------------------ bringing
+
+    async def start(self, mailbox: Mailbox, backlog: int) -> None:
+        """A device is back and `backlog` messages wait. One batch is brought at once, and live messages queue behind it if it is all there is;
+        of a greater backlog the rest follows while live messages go first (strict order: live ones join the backlog)."""
+        if not backlog and mailbox.client_id not in self._underway:
+            return
+        if backlog <= self._batch:
+            mailbox.gather()
+            try:
+                await self._bring(mailbox, 0)
+            finally:
+                mailbox.resume()
+        else:
+            mailbox.divert = self._strict
+            self._feed_later(mailbox)
+
+    def _feed_later(self, mailbox: Mailbox) -> None:
+        if mailbox not in self._feeds and not mailbox.ended and self._nursery is not None:
+            self._feeds.add(mailbox)
+            self._nursery.start_soon(self._feed, mailbox)
+
+    async def _bring(self, mailbox: Mailbox, after: int) -> int:
+        """One batch into the mailbox. The position up to which it went, 0 when there was none."""
+        while not mailbox.room and not mailbox.ended:
+            await trio.sleep(RETRY_SECONDS)
+        if mailbox.ended:
+            return 0
+        waiting = await self._store.offline_get(mailbox.client_id, min(self._batch, mailbox.room), after=after)
+        if mailbox.ended:
+            return 0
+        here = mailbox.positions()
+        now = trio.current_time()
+        for item in waiting:
+            if item.position not in here:
+                mailbox.add(stored_entry(item, now))
+        return waiting[-1].position if waiting else 0
+
+    async def _feed(self, mailbox: Mailbox) -> None:
+        """Bring the backlog batch by batch: the next when the last one is acknowledged, at most one an interval."""
+        lot = trio.lowlevel.ParkingLot()
+
+        def acknowledged() -> None:
+            lot.unpark_all()
+
+        mailbox.on_stored_done = acknowledged
+        after = 0
+        try:
+            while not mailbox.ended:
+                began = trio.current_time()
+                try:
+                    after = await self._bring(mailbox, after)
+                except StoreError as error:
+                    observe.note(observe.Fact.STORE_FAILED, operation="offline_get", client_id=mailbox.client_id, error=str(error))
+                    await trio.sleep(RETRY_SECONDS)
+                    continue
+                if not after:
+                    break
+                while not mailbox.ended and any(0 < position <= after for position in mailbox.positions()):
+                    with trio.move_on_after(RETRY_SECONDS):  # the mailbox may end without a word
+                        await lot.park()
+                await trio.sleep(max(0.0, began + self._interval - trio.current_time()))
+        except Exception:
+            observe.note(observe.Fact.INTERNAL_ERROR, where="offline feed", client_id=mailbox.client_id, exc_info=True)
+        finally:
+            self._feeds.discard(mailbox)
+            mailbox.on_stored_done = None
+            mailbox.divert = False

@@ -1,0 +1,160 @@
+"""Who is online on this node: CONNECT takes a session, the end of a connection gives it back, each in one atomic step of the store
+(contract sections 1 and 7, clause 3.1.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from gateway import observe
+from gateway.ports import Backend, Claim, Claimed, Release, Store, StoreError, Will
+from gateway.rules.presence import Reason
+from gateway.runtime.offline import Offline
+from gateway.runtime.router import Router, Subscriber
+
+if TYPE_CHECKING:
+    from gateway.runtime.link import Link
+
+RETRY_SECONDS = 1.0
+LEAVE_SECONDS = 5.0  # at the end: how long the last releases may take
+
+
+class Registry:
+    """node: this node's name. takeover: seconds that an older connection has to hand over. now: ms since 1970."""
+
+    def __init__(
+        self, backend: Backend, store: Store, router: Router, offline: Offline, *, node: str, takeover: float, now: Callable[[], int]
+    ) -> None:
+        self._backend = backend
+        self._store = store
+        self._router = router
+        self._offline = offline
+        self._node = node
+        self._takeover = takeover
+        self._now = now
+        self._claiming: dict[str, trio.Event] = {}
+        self._nursery: trio.Nursery | None = None
+        self._leaving = 0
+        self.links: dict[str, Link] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled: the releases of connections that are gone."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until every connection that is gone is released in the store, `seconds` at most."""
+        with trio.move_on_after(seconds):
+            while self._leaving:
+                await trio.sleep(0.01)
+
+    # ------------------------------------------------------------ CONNECT
+
+    async def claim(self, link: Link, will: Will | None) -> Claimed:
+        """Take over from an older connection [MQTT-3.1.4-2] and make `link` the session's owner. Two CONNECTs with one Client ID take turns.
+        Raises StoreError."""
+        client_id = link.client_id
+        while client_id in self._claiming:
+            await self._claiming[client_id].wait()
+        turn = self._claiming[client_id] = trio.Event()
+        try:
+            await self._take_over(client_id)
+            claim = Claim(
+                client_id=client_id,
+                node=self._node,
+                channel_id=link.channel_id,
+                client_ip=link.client_ip,
+                persistent=link.persistent,
+                will=will,
+                now=self._now(),
+                event_ids=(self._backend.new_id(), self._backend.new_id()),
+            )
+            link.claiming = True  # from here on the store may name this channel, whatever happens to the task
+            claimed = await self._store.claim(claim)
+            link.epoch = claimed.epoch
+            self.links[client_id] = link
+            link.subscriber = self._subscriber(link, claimed)
+            return claimed
+        finally:
+            del self._claiming[client_id]
+            turn.set()
+
+    async def _take_over(self, client_id: str) -> None:
+        old = self.links.get(client_id)
+        if old is not None:
+            observe.note(observe.Fact.TAKEN_OVER, client_id=client_id, channel_id=old.channel_id)
+            old.kick(Reason.TAKEN_OVER)
+            self.leave(old)
+            with trio.move_on_after(self._takeover):
+                assert old.left is not None
+                await old.left.wait()
+
+    def _subscriber(self, link: Link, claimed: Claimed) -> Subscriber:
+        """The session as the router knows it: what the store says is in force."""
+        client_id = link.client_id
+        if not claimed.present:
+            self._router.forget(client_id)
+        subscriber = self._router.subscriber(client_id, link.persistent)
+        for subscription in claimed.subscriptions:
+            if subscriber.subscriptions.get(subscription.filter) != subscription:
+                self._router.add(subscriber, subscription)
+        return subscriber
+
+    # ------------------------------------------------------------ the end of a connection
+
+    def leave(self, link: Link) -> None:
+        """Give the session back: what a persistent one has not acknowledged goes to the offline store, then the store releases it (will and
+        events in the same step). Once per link; `link.left` is set when the store has it."""
+        if link.left is not None:
+            return
+        link.left = trio.Event()
+        client_id = link.client_id
+        if self.links.get(client_id) is link:
+            del self.links[client_id]
+        subscriber, mailbox = link.subscriber, link.mailbox
+        if mailbox is not None:
+            kept = mailbox.end()
+            if subscriber is not None and subscriber.mailbox is mailbox:
+                subscriber.mailbox = None
+            if kept:
+                self._offline.keep(client_id, kept)
+        if subscriber is not None and not link.persistent and self._router.subscribers.get(client_id) is subscriber:
+            self._router.forget(client_id)
+        assert self._nursery is not None
+        self._leaving += 1
+        self._nursery.start_soon(self._release, link)
+
+    async def _release(self, link: Link) -> None:
+        """Until the store has it: a client must not stay online in the registry for ever."""
+        release = Release(
+            client_id=link.client_id,
+            epoch=link.epoch,
+            node=self._node,
+            polite=link.polite,
+            reason=link.reason.value,
+            now=self._now(),
+            event_ids=(self._backend.new_id(), self._backend.new_id()),
+        )
+        try:
+            stored = [packet_id for packet_id, inbound in (link.inbound or {}).items() if inbound.stored]
+            if stored and link.persistent:
+                self._store.inbound_stored(link.client_id, link.epoch, stored, _ignore)
+            while True:
+                try:
+                    await self._store.release(release)
+                    break
+                except StoreError as error:
+                    observe.note(observe.Fact.STORE_FAILED, operation="release", client_id=link.client_id, error=str(error))
+                    await trio.sleep(RETRY_SECONDS)
+        finally:
+            self._leaving -= 1
+            assert link.left is not None
+            link.left.set()
+
+
+def _ignore(_result: object) -> None:
+    """A lost mark costs a repeat with the same UNIQ_KEY, which the contract allows."""

@@ -1,0 +1,197 @@
+"""SUBSCRIBE and UNSUBSCRIBE: what is granted, what must hold before the answer leaves, and the retained messages behind it
+(clauses 3.8, 3.10; contract sections 5 and 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from gateway import observe
+from gateway.mqtt import encode, topics
+from gateway.mqtt.packets import SUBACK_FAILURE, Subscribe, Unsubscribe
+from gateway.ports import BackendError, OfflineMessage, Phase, Retained, Store, StoreError, Subscription, Waiting
+from gateway.rules import envelope
+from gateway.rules.presence import Reason
+from gateway.runtime.access import Access
+from gateway.runtime.downlink import Downlink
+from gateway.runtime.mailbox import Mailbox
+from gateway.runtime.offline import Offline
+from gateway.runtime.outbound import Outbound, stored_entry
+from gateway.runtime.router import Router
+
+if TYPE_CHECKING:
+    from gateway.runtime.link import Link
+
+READY_SECONDS = 10.0  # how long a SUBSCRIBE waits for a backend that is not there yet
+
+
+class Subscribing:
+    """per_client, instance: limits (instance 0 = none). now: ms since 1970."""
+
+    def __init__(
+        self,
+        store: Store,
+        router: Router,
+        downlink: Downlink,
+        access: Access,
+        offline: Offline,
+        *,
+        per_client: int,
+        instance: int,
+        now: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._router = router
+        self._downlink = downlink
+        self._access = access
+        self._offline = offline
+        self._per_client = per_client
+        self._instance = instance
+        self._now = now
+
+    async def subscribe(self, link: Link, packet: Subscribe) -> None:
+        """Grant what may be granted; SUBACK, then the retained messages [MQTT-3.8.4-1], [MQTT-3.3.1-6]."""
+        mailbox, subscriber = link.mailbox, link.subscriber
+        assert mailbox is not None
+        assert subscriber is not None
+        codes: list[int] = []
+        granted: dict[str, Subscription] = {}
+        for filter, qos in packet.filters:
+            code, kept = await self._grant(link, filter, qos, len(subscriber.subscriptions.keys() | granted.keys()))
+            if link.ending:
+                return
+            codes.append(code)
+            for one in kept:
+                granted[one] = Subscription(one, qos, self._now())
+        if granted and link.persistent:
+            failure = await _call(lambda done: self._store.subscribe(link.client_id, link.epoch, list(granted.values()), done))
+            if failure is not None:
+                self._failed(link, "subscribe", failure)
+                return
+        mailbox.gather()  # live messages of the new subscriptions wait until the retained ones are queued (design section 5)
+        try:
+            if not mailbox.ended:
+                for subscription in granted.values():
+                    self._router.add(subscriber, subscription)
+            link.transport.write(encode.suback(packet.packet_id, codes))
+            if self._store.stats().retained:
+                for subscription in granted.values():
+                    await self._retained(link, mailbox, subscription)
+        except StoreError as error:
+            self._failed(link, "retained", error)
+        finally:
+            mailbox.resume()
+
+    async def _grant(self, link: Link, filter: str, qos: int, count: int) -> tuple[int, list[str]]:
+        """(return code, the filters to keep for it)."""
+        route = envelope.route(filter, self._downlink.bridged, self._downlink.default_topic)
+        if route is not None and (route.second == "/p2p" or route.second.startswith("/p2p/")):
+            return qos, []  # P2P needs no subscription: accepted, changes nothing (contract section 5)
+        parents = self._downlink.touched_by(filter)
+        if not parents:
+            return self._refused(link, filter, "its first level is no bridged topic")
+        if not self._access.topic_fits(filter):
+            return self._refused(link, filter, "longer than limits.topic_length")
+        kept = self._readable(link, filter)
+        if not kept:
+            link.deny(observe.Fact.SUBSCRIPTION_REFUSED, filter=filter, problem="the account may not subscribe to it")
+            return SUBACK_FAILURE, []
+        assert link.subscriber is not None
+        new = [one for one in kept if one not in link.subscriber.subscriptions]
+        if count + len(new) > self._per_client and new:
+            return self._refused(link, filter, "limits.subscriptions_per_client is reached")
+        if self._instance and new and len(self._router) + len(new) > self._instance:
+            return self._refused(link, filter, "limits.subscriptions is reached")
+        try:
+            with trio.fail_after(READY_SECONDS):
+                await self._downlink.widen(parents)
+        except trio.TooSlowError:
+            return self._refused(link, filter, "the backend does not answer")
+        except BackendError as error:
+            return self._refused(link, filter, str(error))
+        return qos, kept
+
+    def _readable(self, link: Link, filter: str) -> list[str]:
+        """The filter itself; or, for a wildcard in the first level of an account that may not read everything, one filter for each bridged
+        parent that it may read (contract section 11)."""
+        if self._access.may_subscribe(link.account, filter):
+            return [filter]
+        if filter.split("/", 1)[0] not in ("#", "+"):
+            return []
+        rest = "/#" if filter == "#" else filter[1:]
+        return [parent + rest for parent in self._access.readable(link.account, filter, sorted(self._downlink.bridged))]
+
+    def _refused(self, link: Link, filter: str, problem: str) -> tuple[int, list[str]]:
+        observe.note(observe.Fact.SUBSCRIPTION_REFUSED, client_id=link.client_id, filter=filter, problem=problem)
+        return SUBACK_FAILURE, []
+
+    async def unsubscribe(self, link: Link, packet: Unsubscribe) -> None:
+        """No further message of these filters is queued once the UNSUBACK is [MQTT-3.10.4-2]."""
+        subscriber = link.subscriber
+        assert subscriber is not None
+        filters = list(packet.filters)
+        for filter in packet.filters:
+            if filter not in subscriber.subscriptions:
+                filters += self._readable(link, filter)
+        if link.persistent:
+            failure = await _call(lambda done: self._store.unsubscribe(link.client_id, link.epoch, filters, done))
+            if failure is not None:
+                self._failed(link, "unsubscribe", failure)
+                return
+        if self._router.subscribers.get(link.client_id) is subscriber and link.mailbox is not None and not link.mailbox.ended:
+            for filter in filters:
+                self._router.remove(subscriber, filter)
+        link.transport.write(encode.unsuback(packet.packet_id))
+
+    def _failed(self, link: Link, operation: str, error: StoreError) -> None:
+        observe.note(observe.Fact.STORE_FAILED, operation=operation, client_id=link.client_id, error=str(error))
+        link.reason = Reason.UNAVAILABLE
+
+    # ------------------------------------------------------------ retained messages
+
+    async def _retained(self, link: Link, mailbox: Mailbox, subscription: Subscription) -> None:
+        """Each matching retained message, RETAIN set [MQTT-3.3.1-8]."""
+        filter = subscription.filter
+        prefix = filter.split("#")[0].split("+")[0]
+        if prefix.endswith("/") and filter.endswith("/#") and len(prefix) == len(filter) - 1:
+            prefix = prefix[:-1]  # `a/#` matches `a` too
+        for retained in await self._store.retained(prefix, lambda topic: topics.matches(filter, topic)):
+            qos = min(subscription.qos, retained.qos)
+            if link.persistent and qos:
+                await self._keep(link.client_id, mailbox, retained, qos)
+            else:
+                message = Outbound(retained.topic, retained.payload, retained.qos, retained.id, retained.stored_at, retain=True)
+                mailbox.push(message, qos)
+
+    async def _keep(self, client_id: str, mailbox: Mailbox, retained: Retained, qos: int) -> None:
+        """For a persistent session it must outlive a crash, as any message at QoS 1 or 2: the store has it before it is sent."""
+        # a retained message is sent again with each SUBSCRIBE [MQTT-3.8.4-3]; its id must not look like a repeat
+        message = OfflineMessage(f"{retained.id}:{self._now()}", retained.topic, retained.payload, retained.stored_at)
+        waiting = Waiting(client_id, message, qos, phase=Phase.WAITING, retain=True)
+        result: list[Any] = []
+        failure = await _call(lambda done: self._store.offline_put([waiting], done), result)
+        if failure is not None:
+            raise failure
+        waiting.position = result[0][0]
+        if waiting.position:
+            mailbox.add(stored_entry(waiting, trio.current_time()))
+
+
+async def _call(submit: Callable[[Callable[[Any], None]], None], result: list[Any] | None = None) -> StoreError | None:
+    """Wait for an operation of the store that takes a callback."""
+    answered = trio.Event()
+    failure: StoreError | None = None
+
+    def done(answer: Any) -> None:
+        nonlocal failure
+        if isinstance(answer, StoreError):
+            failure = answer
+        elif result is not None:
+            result.append(answer)
+        answered.set()
+
+    submit(done)
+    await answered.wait()
+    return failure

@@ -1,0 +1,44 @@
+"""What others may read of a running node: health and gauges. Views compute and never copy (design section 3.4)."""
+
+from __future__ import annotations
+
+from gateway.ports import Backend, Health, Store
+from gateway.runtime.downlink import Downlink
+from gateway.runtime.link import Link
+from gateway.runtime.registry import Registry
+from gateway.runtime.router import Router
+
+
+class Views:
+    """Of one node."""
+
+    def __init__(self, backend: Backend, store: Store, registry: Registry, router: Router, downlink: Downlink, opened: set[Link]) -> None:
+        self._backend = backend
+        self._store = store
+        self._registry = registry
+        self._router = router
+        self._downlink = downlink
+        self._opened = opened
+
+    async def health(self) -> list[Health]:
+        """Every server and every bridged topic that is not consumed yet; a full backlog is unhealthy as well. Takes 3 s at most."""
+        found = [*await self._store.health(), *await self._backend.health(), *self._downlink.health()]
+        if self._backend.full:
+            found.append(Health("backlog", False, "the backend's backlog is full", "see why the backend is slow"))
+        return found
+
+    def gauges(self) -> dict[str, float]:
+        """Numbers of now, by name."""
+        stats = self._store.stats()
+        return {
+            "connections": len(self._opened),
+            "sessions_online": len(self._registry.links),
+            "subscriptions": len(self._router),
+            "stored_sessions": stats.sessions,
+            "stored_subscriptions": stats.subscriptions,
+            "offline_messages": stats.offline,
+            "retained_messages": stats.retained,
+            "outbox": stats.outbox,
+            **{f"backend_{name}": value for name, value in self._backend.metrics().items()},
+            **{f"store_{name}": value for name, value in self._store.metrics().items()},
+        }
