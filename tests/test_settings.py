@@ -139,7 +139,6 @@ class TestErrors:
             ("bridge.topics", "a/b"),
             ("bridge.topics", "x" * 128),
             ("bridge.default_topic", "a b"),
-            ("bridge.default_topic", "demo"),
             ("bridge.downlink_tag", "a||b"),
             ("bridge.downlink_tag", ""),
             ("naming.groups", "demo"),

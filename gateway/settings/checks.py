@@ -17,8 +17,6 @@ def _check_bridge(settings: Settings) -> Iterator[Problem]:
     bridge = settings.bridge
     if not bridge.topics and not bridge.default_topic:
         yield Problem("bridge.topics", "no topic is bridged", 'Name at least one RocketMQ topic, e.g. topics = ["demo"].')
-    if bridge.default_topic in bridge.topics:
-        yield Problem("bridge.default_topic", f"{bridge.default_topic!r} is also in bridge.topics", "Remove it from one of the two.")
     if len(set(bridge.topics)) < len(bridge.topics):
         yield Problem("bridge.topics", "a topic is listed twice", "Remove one of the two.")
     if len({bridge.uplink_tag, bridge.p2p_tag, bridge.downlink_tag}) < 3:
