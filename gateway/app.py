@@ -45,7 +45,14 @@ def build_backend(settings: Settings) -> Backend:
     """The backend that the settings name, not connected yet."""
     place, limits = settings.embedded_backend(), settings.limits
     if place is not None:
-        return LocalBackend(place.path)
+        return LocalBackend(
+            place.path,
+            synchronous=place.synchronous,
+            backlog_messages=limits.backlog_count,
+            backlog_bytes=limits.backlog_bytes,
+            retention_seconds=limits.embedded_retention_seconds,
+            retention_bytes=limits.embedded_retention_bytes,
+        )
     return RocketMQ.open(settings.backend.url, settings.backend.access_key, settings.backend.secret_key.get_secret_value())
 
 

@@ -25,11 +25,6 @@ class Reason(Enum):
     PROTOCOL_ERROR = "protocol_error"
     UNAVAILABLE = "unavailable"  # store or backend
     INTERNAL_ERROR = "internal_error"
-    UNAVAILABLE = "unavailable"  # the store or the backend could not do what the device asked
-    BAD_IDENTIFIER = "bad_identifier"  # this and the following: refused at CONNECT, so never in an event
-    BAD_CREDENTIALS = "bad_credentials"
-    QUOTA = "quota"
-    CONNECT_TIMEOUT = "connect_timeout"
     # ended
     CLIENT_DISCONNECT = "client_disconnect"
     CONNECTION_LOST = "connection_lost"

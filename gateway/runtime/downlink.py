@@ -21,7 +21,8 @@ RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 
 
 class Parent:
-    """One bridged topic. ready: set when it is consumed; wide: devices' own messages are pulled too; old: per queue, where it ended then: what
+    """One bridged topic. ready: set when it is consumed; wide: devices' own messages are pulled too; old: per queue, where it ended then:
+    what
     lies before was stored when nobody listened."""
 
     __slots__ = ("consumer", "idle_since", "lock", "name", "old", "problem", "ready", "wide")

@@ -145,7 +145,7 @@ class Link(Acknowledging):
             packets = await self._admission()
             if packets is not None:
                 await self._serve(packets)
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged with its traceback; one device can not end the gateway
             self.reason = Reason.INTERNAL_ERROR
             observe.note(observe.Fact.INTERNAL_ERROR, client_id=self.client_id, channel_id=self.channel_id, exc_info=True)
         except trio.Cancelled:

@@ -1,6 +1,7 @@
 """The outbound side of one connected client: its window of unacknowledged messages, and the queue behind it (clauses 4.3, 4.4, 4.6).
 
-A mailbox never waits: the router appends, the link's acknowledgements make room. What can't be held goes to the offline store when the session
+A mailbox never waits: the router appends, the link's acknowledgements make room. What can't be held goes to the offline store when the
+session
 is persistent; a clean session that falls behind is closed.
 """
 
@@ -190,7 +191,8 @@ class Mailbox:
             self._finish(entry)
 
     def pubrec(self, packet_id: int) -> None:
-        """PUBREC: from now on only PUBREL is sent for this id [MQTT-4.3.3-1]; it leaves when that is stored. An unknown id gets its PUBREL too:
+        """PUBREC: from now on only PUBREL is sent for this id [MQTT-4.3.3-1]; it leaves when that is stored. An unknown id gets its PUBREL
+        too:
         it was finished before, and the device must be able to forget it."""
         entry = self.inflight.get(packet_id) if self.inflight else None
         if entry is not None and entry.qos == 2 and entry.phase is not Phase.RELEASED:

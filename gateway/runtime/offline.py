@@ -17,7 +17,8 @@ RETRY_SECONDS = 1.0
 
 
 class Offline:
-    """The one way to the store's waiting messages. batch: messages; interval: seconds between batches, 0 = as fast as they are acknowledged;
+    """The one way to the store's waiting messages. batch: messages; interval: seconds between batches, 0 = as fast as they are
+    acknowledged;
     strict: one order for stored and live messages."""
 
     def __init__(self, store: Store, *, batch: int, interval: float, strict: bool) -> None:
@@ -110,7 +111,8 @@ class Offline:
     # ------------------------------------------------------------ bringing
 
     async def start(self, mailbox: Mailbox, backlog: int) -> None:
-        """A device is back and `backlog` messages wait. One batch is brought at once, and live messages queue behind it if it is all there is;
+        """A device is back and `backlog` messages wait. One batch is brought at once, and live messages queue behind it if it is all there
+        is;
         of a greater backlog the rest follows while live messages go first (strict order: live ones join the backlog)."""
         if not backlog and mailbox.client_id not in self._underway:
             return
@@ -169,7 +171,7 @@ class Offline:
                     with trio.move_on_after(RETRY_SECONDS):  # the mailbox may end without a word
                         await lot.park()
                 await trio.sleep(max(0.0, began + self._interval - trio.current_time()))
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged with its traceback; one device can not end the gateway
             observe.note(observe.Fact.INTERNAL_ERROR, where="offline feed", client_id=mailbox.client_id, exc_info=True)
         finally:
             self._feeds.discard(mailbox)

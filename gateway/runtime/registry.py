@@ -55,7 +55,8 @@ class Registry:
     # ------------------------------------------------------------ CONNECT
 
     async def claim(self, link: Link, will: Will | None) -> Claimed:
-        """Take over from an older connection [MQTT-3.1.4-2] and make `link` the session's owner. Two CONNECTs with one Client ID take turns.
+        """Take over from an older connection [MQTT-3.1.4-2] and make `link` the session's owner. Two CONNECTs with one Client ID take
+        turns.
         Raises StoreError."""
         client_id = link.client_id
         while client_id in self._claiming:

@@ -143,7 +143,8 @@ class Router:
         return older
 
     def to_one(self, client_id: str, message: Outbound) -> None:
-        """P2P: to that client, which needs no subscription. Kept offline if and only if the sender was persistent and the receiver has a stored
+        """P2P: to that client, which needs no subscription. Kept offline if and only if the sender was persistent and the receiver has a
+        stored
         session (contract section 5)."""
         subscriber = self.subscribers.get(client_id)
         mailbox = subscriber.mailbox if subscriber is not None else None

@@ -1,4 +1,5 @@
-"""What a device tells the gateway by publishing to `$SYS/...` (contract sections 5 and 6). Everything else below `$` is acknowledged and dropped."""
+"""What a device tells the gateway by publishing to `$SYS/...` (contract sections 5 and 6). Everything else below `$` is acknowledged and
+dropped."""
 
 from __future__ import annotations
 

@@ -138,7 +138,8 @@ class Pending:
 
 
 class Fifo:
-    """A link's PUBLISHes between arrival and acknowledgement. unstored and unstored_bytes: what back-pressure looks at (design section 3.6)."""
+    """A link's PUBLISHes between arrival and acknowledgement. unstored and unstored_bytes: what back-pressure looks at (design section
+    3.6)."""
 
     __slots__ = ("_gate", "_link", "_pending", "unstored", "unstored_bytes")
 

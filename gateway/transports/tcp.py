@@ -21,7 +21,8 @@ class TransportError(Exception):
 
 
 class TcpTransport:
-    """One device's socket. `write` never blocks: bytes leave with the next pass of the flusher; `buffered` counts those that did not yet."""
+    """One device's socket. `write` never blocks: bytes leave with the next pass of the flusher; `buffered` counts those that did not
+    yet."""
 
     __slots__ = ("_flusher", "_out", "_stuck", "buffered", "closed", "peer", "sock")
 
