@@ -74,7 +74,7 @@ class Pump(Generic[T]):
         self._open_error: StoreError | None = None
         self._idle = trio.Event()
         self._ended = trio.Event()
-        self._open = False
+        self.open = False
 
     @property
     def depth(self) -> int:
@@ -89,7 +89,7 @@ class Pump(Generic[T]):
         await self._opened.wait()
         if self._open_error is not None:
             raise self._open_error
-        self._open = True
+        self.open = True
 
     def submit(self, run: Callable[[T], Any], done: Done) -> None:
         """`run` on the worker thread, maybe twice (a batch that fails is tried again job by job), then `done` on the trio thread."""
@@ -122,7 +122,7 @@ class Pump(Generic[T]):
 
     async def stop(self) -> None:
         """Refuse new jobs, finish the submitted ones (deadline 5 s, then they get a StoreError), end the thread."""
-        self._open = False
+        self.open = False
         if self._thread is None:
             return
         with trio.CancelScope(shield=True):  # every wait inside has its own deadline
@@ -147,10 +147,10 @@ class Pump(Generic[T]):
                 self._finish(job, StoreError(f"{self.name}: closed before this was done"))
 
     def _submit(self, job: _Job[T]) -> None:
-        if not self._open or len(self._pending) >= PENDING_MOST:
+        if not self.open or len(self._pending) >= PENDING_MOST:
             self.refused += 1
-            cure = "start the gateway again" if not self._open else "the disk is too slow for this load"
-            error = StoreError(f"{self.name}: {'not open' if not self._open else 'too much is waiting'}; {cure}")
+            cure = "start the gateway again" if not self.open else "the disk is too slow for this load"
+            error = StoreError(f"{self.name}: {'not open' if not self.open else 'too much is waiting'}; {cure}")
             trio.lowlevel.current_trio_token().run_sync_soon(self._finish, job, error)
             return
         self._pending.append(job)
@@ -191,7 +191,7 @@ class Pump(Generic[T]):
             observe.note(observe.Fact.INTERNAL_ERROR, where="store_callback", exc_info=True)
 
     def _closed(self, error: BaseException | None) -> None:
-        self._open = False
+        self.open = False
         self._ended.set()
         self._idle.set()
         if error is not None:

@@ -250,7 +250,7 @@ class SqliteStore:
     async def health(self) -> list[Health]:
         """Never raises; tries a write unless one went well a moment ago; takes 3 s at most."""
         failure: Any = self._written.failing
-        if failure is not None or trio.current_time() - self._good_at > FRESH_SECONDS:
+        if failure is not None or not self._writer.open or trio.current_time() - self._good_at > FRESH_SECONDS:
             answered = trio.Event()
             results: list[Any] = []
 
