@@ -80,7 +80,7 @@ async def _run(settings: Settings, listeners: list[tcp.Socket], stop: trio.Event
             node = Node(settings, backend, store)
             await services.start(node.run)
             if settings.http.listen:
-                await services.start(api.serve_http, settings, node.views, backend)
+                await services.start(api.serve_http, settings, node.views)
             await services.start(api.serve_control, settings, backend)
             flusher = tcp.Flusher(settings.limits.send_timeout_seconds)
             await services.start(flusher.run)
