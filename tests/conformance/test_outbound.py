@@ -139,7 +139,7 @@ async def test_mqtt_4_6_0_1_sent_again_in_the_original_order(broker: Broker, end
     for number in range(8):
         await sender.deliver(topic, b"%d" % number, 1 + number % 2)
     first = [await device.receive() for _ in range(8)]
-    assert [packet.payload for packet in first] == [b"%d" % number for number in range(8)]
+    assert {packet.payload for packet in first} == {b"%d" % number for number in range(8)}  # their order is promised for each QoS only
     device = await come_back(broker, device, end)
     again = [await device.receive() for _ in range(8)]
     assert [(packet.payload, packet.packet_id) for packet in again] == [(packet.payload, packet.packet_id) for packet in first]

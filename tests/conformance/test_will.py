@@ -9,7 +9,7 @@ from tests.kit.device import Device
 from tests.kit.wire import DISCONNECT, Will, connect_bytes, frame, publish_bytes, subscribe_bytes
 
 
-async def with_will(broker: Broker, will: Will, client_id: str | None = None, **fields: object) -> Device:
+async def with_will(broker: Broker, will: Will, client_id: str | None = None, **fields: bool | int) -> Device:
     return await broker.connect(client_id, will=will, **fields)
 
 

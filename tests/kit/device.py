@@ -206,7 +206,7 @@ class Device:
 
     async def _read(self) -> None:
         try:
-            data = await self.stream.receive_some(65536)  # type: ignore[call-arg]
+            data = await self.stream.receive_some(65536)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
         if not data:

@@ -49,11 +49,13 @@ class Server:
             time.sleep(0.02)
 
     def _accepts(self) -> bool:
+        """Whether a connection is served: one that ends at once is closed from the other side too. A bound port alone is not enough."""
         try:
-            socket.create_connection((self.host, self.port), timeout=1).close()
+            with socket.create_connection((self.host, self.port), timeout=2) as probe:
+                probe.shutdown(socket.SHUT_WR)
+                return probe.recv(1) == b""
         except OSError:
             return False
-        return True
 
     def terminate(self, patience: float = 30.0) -> int:
         """SIGTERM; its exit code."""
