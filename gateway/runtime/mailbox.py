@@ -19,6 +19,9 @@ from gateway.ports import Phase, Waiting
 from gateway.runtime.outbound import ENTRY_BYTES, Entry, Outbound, stored_entry
 
 
+PACKET_IDS = 65535
+
+
 class Wire(Protocol):
     """What a mailbox needs of its connection."""
 
@@ -62,6 +65,7 @@ class Mailbox:
         "_last_id",
         "_queue",
         "_queued_bytes",
+        "_unwritten",
         "_wire",
         "client_id",
         "divert",
@@ -86,6 +90,7 @@ class Mailbox:
         self._gathering = 0
         self._gathered: list[tuple[Outbound, int]] | None = None
         self._last_id = 0
+        self._unwritten: deque[Entry] | None = None  # have an id, and wait until it is stored or behind such a one
 
     # ------------------------------------------------------------ from the router
 
@@ -164,18 +169,26 @@ class Mailbox:
         entry.packet_id = packet_id
         entry.phase = Phase.SENT
         if entry.qos == 2 and self.persistent and not entry.message.volatile:
+            if self._unwritten is None:
+                self._unwritten = deque()
+            self._unwritten.append(entry)
             self._keeper.keep(self.client_id, [entry], self._kept)  # design section 4: the id is stored before the first send
+        elif self._unwritten:
+            self._unwritten.append(entry)
         else:
             self._wire.write(entry.message.packet(entry.qos, packet_id))
 
     def _kept(self, entry: Entry, kept: bool) -> None:
-        inflight = self.inflight
-        if inflight is None or inflight.get(entry.packet_id) is not entry:
+        inflight, unwritten = self.inflight, self._unwritten
+        if inflight is None or not unwritten or inflight.get(entry.packet_id) is not entry:
             return
-        if kept:
-            self._wire.write(entry.message.packet(entry.qos, entry.packet_id))
-        else:  # a repeat of a message that this session has or had [MQTT-4.3.3-1]
+        if not kept:  # a repeat of a message that this session has or had [MQTT-4.3.3-1]
             del inflight[entry.packet_id]
+            unwritten.remove(entry)
+        while unwritten and not unwritten[0].storing:
+            first = unwritten.popleft()
+            self._wire.write(first.message.packet(first.qos, first.packet_id))
+        if not kept:
             self.pump()
 
     # ------------------------------------------------------------ from the link
@@ -244,7 +257,7 @@ class Mailbox:
             return
         inflight: dict[int, Entry] = {}
         now = trio.current_time()
-        for item in waiting:
+        for item in in_sending_order(waiting):
             entry = stored_entry(item, now)
             inflight[item.packet_id] = entry
             if item.phase is Phase.RELEASED:
@@ -342,3 +355,14 @@ class Mailbox:
             else:
                 entry.release()
         return kept
+
+
+def in_sending_order(waiting: Sequence[Waiting]) -> list[Waiting]:
+    """Ids are given in a circle, so the order of sending begins behind the widest gap between them. (The store's order is another one: a
+    QoS 2
+    message is stored before it is sent, a QoS 1 message when its connection ends.)"""
+    ordered = sorted(waiting, key=lambda item: item.packet_id)
+    ids = [item.packet_id for item in ordered]
+    gaps = [(id - before) % PACKET_IDS for before, id in zip(ids[-1:] + ids[:-1], ids, strict=True)]
+    start = gaps.index(max(gaps)) if len(gaps) > 1 else 0
+    return ordered[start:] + ordered[:start]
