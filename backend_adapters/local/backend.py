@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 from zlib import crc32
 
 import trio
@@ -39,7 +38,6 @@ from gateway.ports import (
     TopicInfo,
 )
 
-DEFAULT_FILE = "log.sqlite"
 TRANSACTION_MESSAGES = 4096  # a transaction is encoded in one go, while nothing else runs: some milliseconds
 TRANSACTION_BYTES = 8 * 1024 * 1024
 SEGMENT_MESSAGES = 512  # what one read from the file decodes at the least
@@ -116,20 +114,6 @@ class LocalBackend:
         self._transactions = 0
         self._stored = 0
         self._refused = 0
-
-    @classmethod
-    def from_url(cls, url: str, data_dir: Path, **bounds: Any) -> LocalBackend:
-        """`local:[PATH][?synchronous=full|normal]`; PATH relative to `data_dir`. bounds: as the constructor's. Raises ValueError, whose
-        text names what is wrong."""
-        scheme, _, rest = url.partition(":")
-        if scheme != "local":
-            raise ValueError(f"{url!r} does not begin with local:")
-        name, _, query = rest.partition("?")
-        options = dict(parse_qsl(query, keep_blank_values=True))
-        synchronous = options.pop("synchronous", "full")
-        if options:
-            raise ValueError(f"{url!r} has the unknown option {min(options)!r}; there is only synchronous=full or normal")
-        return cls(data_dir / (name or DEFAULT_FILE), synchronous=synchronous, **bounds)
 
     # ---------------------------------------------------------------- life
 
@@ -278,7 +262,7 @@ class LocalBackend:
             try:
                 await self._log.write(self._log.append, transaction.segments)
             except (sqlite3.Error, OSError) as problem:
-                observe.note(observe.Fact.BACKEND_RETRY, server=str(self._log.path), error=str(problem), n=len(transaction.answers))
+                observe.note(observe.Fact.BACKEND_RETRY, server=str(self._log.path), error=str(problem), messages=len(transaction.answers))
                 await trio.sleep(pause)
                 pause = min(2 * pause, longest)
             else:

@@ -142,7 +142,7 @@ class Cursor:
         for segment in segments:
             first = first_offset(segment.key)
             if first > following:
-                observe.note(observe.Fact.OFFSET_GAP, n=first - following, topic=queue.name.topic, queue=queue.name.id, offset=first)
+                observe.note(observe.Fact.OFFSET_GAP, first - following, topic=queue.name.topic, queue=queue.name.id, offset=first)
             skip = max(0, following - first)
             for offset, message in enumerate(decode(segment.data, skip), first + skip):
                 if tags is None or message.tag in tags:
@@ -288,9 +288,7 @@ class LocalConsumer:
             wanted = self._starts[queue.name] if known < 0 else known
             position = min(max(wanted, queue.min), queue.end)
             if position != wanted:
-                observe.note(
-                    observe.Fact.OFFSET_GAP, n=abs(position - wanted), topic=queue.name.topic, queue=queue.name.id, offset=position
-                )
+                observe.note(observe.Fact.OFFSET_GAP, abs(position - wanted), topic=queue.name.topic, queue=queue.name.id, offset=position)
             cursor = Cursor(self, queue, position, min(known, position))
             queue.readers.append(cursor)
             self.cursors[queue.name] = cursor
