@@ -53,7 +53,18 @@ def build_backend(settings: Settings) -> Backend:
             retention_seconds=limits.embedded_retention_seconds,
             retention_bytes=limits.embedded_retention_bytes,
         )
-    return RocketMQ.open(settings.backend.url, settings.backend.access_key, settings.backend.secret_key.get_secret_value())
+    bridge = settings.bridge
+    return RocketMQ.open(
+        settings.backend.url,
+        settings.backend.access_key,
+        settings.backend.secret_key.get_secret_value(),
+        instance=settings.gateway.instance,
+        backlog=limits.backlog_count,
+        backlog_bytes=limits.backlog_bytes,
+        batch_messages=limits.batch_count,
+        batch_bytes=limits.batch_bytes,
+        declared_tags=frozenset((bridge.uplink_tag, bridge.p2p_tag, bridge.downlink_tag)),
+    )
 
 
 async def serve(
