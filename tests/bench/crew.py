@@ -16,7 +16,8 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 class Window(NamedTuple):
-    """Monotonic seconds. Load is made from `start` on (floods begin a little earlier) and counted from `begin` to `end`; then what is under way is waited for."""
+    """Monotonic seconds. Load is made from `start` on (floods begin a little earlier) and counted from `begin` to `end`; then what is under
+    way is waited for."""
 
     start: float
     begin: float
