@@ -55,6 +55,7 @@ class Fact(Enum):
     BACKEND_RECOVERED = ("backend_recovered", "info", "A server of the backend answers again.")
     BACKEND_RETRY = ("backend_retry", "warning", "A batch was not stored or its outcome is unknown; it is sent again.")
     OFFSET_GAP = ("offset_gap", "warning", "A queue goes on at another offset than expected: messages were removed before they were read.")
+    CONSUMER_REFUSED = ("consumer_refused", "error", "A broker does not let a consumer group read a topic; the cure says what to do.")
     TOPIC_MISSING = ("topic_missing", "error", "A bridged topic does not exist in the backend; create it or set bridge.create_topics.")
     EVENT_TOPIC_MISSING = (
         "event_topic_missing",

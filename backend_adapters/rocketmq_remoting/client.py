@@ -144,7 +144,8 @@ class RocketMQ:
             return known
         fields = {
             "topic": self._wire(name), "defaultTopic": "TBW102", "readQueueNums": str(queues), "writeQueueNums": str(queues),
-            "perm": str(codes.PERMISSION_READ | codes.PERMISSION_WRITE), "topicFilterType": "SINGLE_TAG", "topicSysFlag": "0", "order": "false",
+            "perm": str(codes.PERMISSION_READ | codes.PERMISSION_WRITE), "topicFilterType": "SINGLE_TAG", "topicSysFlag": "0",
+            "order": "false",
         }  # fmt: skip
         masters = await self._routes.masters()
         if not masters:

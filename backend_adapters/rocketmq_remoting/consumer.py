@@ -33,7 +33,8 @@ class Subscription:
 
     def __init__(
         self, routes: Routes, topic: str, tags: frozenset[str] | None, group: str | None, listener: Listener, start: Start | int,
-        owns: Callable[[Queue], bool] | None, wire_topic: str, wire_group: str, declared: frozenset[str], changed: Callable[[Subscription], None],
+        owns: Callable[[Queue], bool] | None, wire_topic: str, wire_group: str, declared: frozenset[str],
+        changed: Callable[[Subscription], None],
     ) -> None:  # fmt: skip
         self.topic = topic
         self.group = group
