@@ -82,19 +82,26 @@ class Clerk:
         for each in self._subscriptions():
             if each.group is not None:
                 groups.setdefault(each.wire_group, []).append(_subscription_data(each))
-        consumers = [
-            {
-                "groupName": group,
-                "consumeType": "CONSUME_PASSIVELY",
-                "messageModel": "CLUSTERING",
-                "consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET",
-                "subscriptionDataSet": subscriptions,
-                "unitMode": False,
-            }
-            for group, subscriptions in groups.items()
-        ]
+        return self._heartbeat([_consumer_data(group, subscriptions) for group, subscriptions in groups.items()])
+
+    def introduction(self, wire_group: str) -> bytes:
+        """The body of a HEART_BEAT that only makes `wire_group` known, so that a broker that may create groups does."""
+        return self._heartbeat([_consumer_data(wire_group, [])])
+
+    def _heartbeat(self, consumers: list[dict[str, object]]) -> bytes:
         value = {"clientID": self._client_id, "consumerDataSet": consumers, "producerDataSet": [{"groupName": self._producer_group}]}
         return json.dumps(value).encode()
+
+
+def _consumer_data(wire_group: str, subscriptions: list[dict[str, object]]) -> dict[str, object]:
+    return {
+        "groupName": wire_group,
+        "consumeType": "CONSUME_PASSIVELY",
+        "messageModel": "CLUSTERING",
+        "consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET",
+        "subscriptionDataSet": subscriptions,
+        "unitMode": False,
+    }
 
 
 def _subscription_data(subscription: Subscription) -> dict[str, object]:

@@ -183,7 +183,9 @@ class RocketMQ:
             if endpoint is None:
                 raise BackendError(Refusal.UNAVAILABLE, f"broker {queue.broker} of topic {topic} has no address")
             try:
-                end = await endpoint.request(codes.GET_MAX_OFFSET, dict(place))
+                end = await endpoint.request(codes.HEART_BEAT, {}, self._clerk.introduction(wire_group))
+                if end.code == codes.SUCCESS:
+                    end = await endpoint.request(codes.GET_MAX_OFFSET, dict(place))
                 if end.code == codes.SUCCESS:
                     fields = {**place, "consumerGroup": wire_group, "commitOffset": end.fields["offset"]}
                     end = await endpoint.request(codes.UPDATE_CONSUMER_OFFSET, fields)
