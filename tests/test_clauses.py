@@ -57,7 +57,7 @@ STATEMENTS = {
 
 OF_CLIENTS = {"2.3.1-2", "2.3.1-3", "3.1.2-23", "4.5.0-2", "6.0.0-3", "7.0.0-1", "7.1.2-1"}
 
-OPEN = {"3.3.5-2", "4.8.0-2", "6.0.0-1", "6.0.0-2", "6.0.0-4"}  # 6.0.0: they come with the WebSocket transport
+OPEN = {"6.0.0-1", "6.0.0-2", "6.0.0-4"}  # they come with the WebSocket transport
 
 
 class Row(NamedTuple):
