@@ -22,17 +22,20 @@ class Bar(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A bar's ratio in each round that has it."""
+    """A bar's ratio in each round that has it. void: rounds in which a load failed, so that there is none."""
 
     bar: Bar
     values: tuple[float, ...]
+    void: int
 
     @property
     def median(self) -> float:
-        return statistics.median(self.values)
+        return statistics.median(self.values) if self.values else float("nan")
 
     @property
     def reached(self) -> bool:
+        if self.void:
+            return False
         return self.median >= self.bar.limit if self.bar.at_least else self.median <= self.bar.limit
 
 
@@ -65,12 +68,13 @@ BARS = (
 
 
 def judge(rounds: Sequence[Round]) -> list[Outcome]:
-    """The outcome of every bar for which some round has all figures."""
+    """The outcome of every bar that was measured in some round."""
     outcomes = []
     for bar in BARS:
-        values = [value for one in rounds if (value := _ratio(bar, one)) is not None]
-        if values:
-            outcomes.append(Outcome(bar, tuple(values)))
+        tried = [one for one in rounds if bar.above[:2] in one and (bar.below is None or bar.below[:2] in one)]
+        values = [value for one in tried if (value := _ratio(bar, one)) is not None]
+        if tried:
+            outcomes.append(Outcome(bar, tuple(values), len(tried) - len(values)))
     return outcomes
 
 

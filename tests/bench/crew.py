@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -52,10 +53,11 @@ def _work(pipe: Connection, job: Job) -> None:
 
     try:
         pipe.send(("done", job.load(ready, **job.arguments)))
-    except KeyboardInterrupt:
-        pass
+    except (KeyboardInterrupt, EOFError):
+        pass  # the run was given up
     except BaseException:  # noqa: BLE001 (its text goes to the parent, which raises)
-        pipe.send(("failed", traceback.format_exc()))
+        with contextlib.suppress(BrokenPipeError):
+            pipe.send(("failed", traceback.format_exc()))
 
 
 def cpu_seconds(pid: int) -> float:

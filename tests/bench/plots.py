@@ -30,6 +30,7 @@ def draw(rounds: Sequence[Round], outcomes: Sequence[Outcome], folder: Path) -> 
     drawn = [name for name, scenarios in RATES.items() if _rates(rounds, scenarios, folder / name)]
     if _latency(rounds, folder / "latency.png"):
         drawn.append("latency.png")
+    outcomes = [outcome for outcome in outcomes if outcome.values]
     if outcomes:
         _bars(outcomes, folder / "bars.png")
         drawn.append("bars.png")
@@ -43,7 +44,7 @@ def _save(figure: Any, file: Path) -> None:
 
 
 def _spread(rounds: Sequence[Round], scenario: str, target: str, figure: str) -> list[float]:
-    return [one[scenario, target][figure] for one in rounds if (scenario, target) in one]
+    return [one[scenario, target][figure] for one in rounds if figure in one.get((scenario, target), {})]
 
 
 def _rates(rounds: Sequence[Round], scenarios: Sequence[str], file: Path) -> bool:

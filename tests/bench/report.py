@@ -125,11 +125,13 @@ def _number(value: float | None, form: str = ",.0f") -> str:
 
 def _bars(outcomes: Sequence[Outcome]) -> str:
     rows = []
-    for bar, values in outcomes:
-        sign = "≥" if bar.at_least else "≤"
-        done = Outcome(bar, values)
-        verdict = "reached" if done.reached else "**not reached**"
-        rows.append([bar.title, f"{sign} {bar.limit:g}", f"{done.median:.2f}", f"{min(values):.2f} to {max(values):.2f}", verdict])
+    for outcome in outcomes:
+        bar, values = outcome.bar, outcome.values or (outcome.median,)
+        verdict = "reached" if outcome.reached else "**not reached**"
+        if outcome.void:
+            verdict += f" ({outcome.void} rounds void: the load failed)"
+        limit = f"{'≥' if bar.at_least else '≤'} {bar.limit:g}"
+        rows.append([bar.title, limit, f"{outcome.median:.2f}", f"{min(values):.2f} to {max(values):.2f}", verdict])
     return "## The bars\n\n" + _table(["measure", "bar", "median", "rounds", "result"], rows)
 
 

@@ -37,6 +37,7 @@ class Target:
     broker: Address | None = None
     producer: Address | None = None
     stop: Callable[[], None] = lambda: None
+    log: Callable[[], str] = lambda: ""
 
     def parent(self, kind: str) -> str:
         """The parent topic (RocketMQ topic) of one kind of load."""
@@ -132,7 +133,9 @@ class Yard:
         assert server.process is not None
         address, pids = (server.host, server.port), {"gateway": server.process.pid, **pids}
         producer = self._broker() if bare else None
-        return Target(name, address, pids, self.run, login or Login(), producer=producer, stop=server.stop)
+        return Target(
+            name, address, pids, self.run, login or Login(), producer=producer, stop=server.stop, log=lambda: server.log()[-6000:]
+        )
 
 
 def _settings(instance: str, run: str, backend: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

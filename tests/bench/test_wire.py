@@ -105,6 +105,12 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert not judge([one(14, 100)])[0].reached
 
 
+def test_a_void_round_does_not_reach_the_bar() -> None:
+    void = {("uplink1", "gateway-rocketmq"): {"void": 1.0}, ("uplink1", "mosquitto"): {"rate": 1.0}}
+    (outcome,) = judge([void])
+    assert (outcome.values, outcome.void, outcome.reached) == ((), 1, False)
+
+
 def test_percentile() -> None:
     values = [number * 1_000_000 for number in range(100, 0, -1)]
     assert percentile(values, 50) == 51
