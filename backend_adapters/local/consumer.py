@@ -307,6 +307,7 @@ class LocalConsumer:
                     await cursor.stopped.wait()
             for cursor in cursors:
                 cursor.scope.cancel()
+                await cursor.stopped.wait()
             try:
                 await self.committer.finish(cursors)
             except (sqlite3.Error, OSError):
