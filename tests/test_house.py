@@ -33,7 +33,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.observe",
     ),
     "gateway.app": ("gateway", "backend_adapters"),
-    "gateway.cli": ("gateway.app", "gateway.settings", "gateway.rules"),
+    "gateway.tools": (
+        "gateway.app",
+        "gateway.api",
+        "gateway.mqtt",
+        "gateway.rules",
+        "gateway.ports",
+        "gateway.settings",
+        "gateway.observe",
+    ),
+    "gateway.cli": ("gateway.app", "gateway.tools", "gateway.settings", "gateway.rules"),
 }
 PURE = ("gateway.mqtt", "gateway.rules", "gateway.ports")
 # What touches the world or the clock: handed to the pure rooms as arguments instead.
