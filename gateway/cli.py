@@ -140,6 +140,13 @@ def app_tail(
     _run(lambda: commands.app_tail(settings, topic, tag or [], start, count, as_json), as_json, endless=True)
 
 
+@app_app.command("create-topic")
+def app_create_topic(topic: str, config: Config = None, set_: Set = None, as_json: Json = False) -> None:
+    """Create a topic of the backend, e.g. GID_xxx_MQTT to have the lifecycle events of group GID_xxx. Does nothing when it is there."""
+    settings = _settings(config, set_, as_json)
+    _run(lambda: commands.app_create_topic(settings, topic, as_json), as_json)
+
+
 @app.command()
 def tail(
     group: str,

@@ -3,6 +3,7 @@
 A unix socket in `data_dir` for this user alone. The client sends one JSON object on a line, the gateway answers JSON objects, one a line:
 `{"do": "send", "topic", "body" (base64), "tag", "properties", "key"}` -> `{"ok": true, "id", "queue", "offset"}`;
 `{"do": "tail", "topic", "tags" (list or null), "start"}` -> `{"ok": true}` and then a message a line, until the client closes;
+`{"do": "create", "topic"}` -> `{"ok": true, "queues": n}`;
 and `{"ok": false, "error"}` for what can't be done. Lines, not HTTP: a reader that stops reading must not hold up a shutdown, and
 Hypercorn shields its writes.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,16 +24,13 @@ import trio
 from gateway import observe
 from gateway.api.errors import ListenError
 from gateway.api.reading import reading, start_of
-from gateway.ports import Backend, BackendError, Message, Properties, Receipt, Received
+from gateway.ports import Backend, BackendError, Message, Properties, Receipt, Received, Refusal
 from gateway.settings import Settings
 
 FILE = "control.sock"
 LONGEST_REQUEST = 128 << 20  # bytes of a line: the greatest body in base64, with its properties
+_TOPIC = re.compile(r"[A-Za-z0-9_%|-]{1,127}")  # what RocketMQ accepts
 _LONGEST_PATH = 107  # bytes, of sockaddr_un
-
-
-class RequestError(Exception):
-    """What the client asked for is wrong; the text says why."""
 
 
 def socket_path(settings: Settings) -> Path:
@@ -98,7 +97,7 @@ async def _serve_client(stream: trio.SocketStream, backend: Backend) -> None:
             await _answer(stream, backend, await _read_request(stream))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
-        except (RequestError, BackendError) as error:
+        except BackendError as error:
             await _try_write(stream, {"ok": False, "error": str(error)})
         except Exception:  # noqa: BLE001 - logged with its traceback
             observe.note(observe.Fact.INTERNAL_ERROR, part="control", exc_info=True)
@@ -113,13 +112,13 @@ async def _read_request(stream: trio.SocketStream) -> Mapping[str, Any]:
             raise trio.BrokenResourceError
         line += data
         if len(line) > LONGEST_REQUEST:
-            raise RequestError("the request is too long")
+            raise BackendError(Refusal.INVALID, "the request is too long")
     try:
         request = json.loads(line)
     except ValueError:
-        raise RequestError("the request is no JSON") from None
+        raise BackendError(Refusal.INVALID, "the request is no JSON") from None
     if not isinstance(request, dict):
-        raise RequestError("the request is no JSON object")
+        raise BackendError(Refusal.INVALID, "the request is no JSON object")
     return request
 
 
@@ -129,8 +128,10 @@ async def _answer(stream: trio.SocketStream, backend: Backend, request: Mapping[
             await _write(stream, await _send(backend, request))
         case "tail":
             await _tail(stream, backend, request)
+        case "create":
+            await _write(stream, {"ok": True, "queues": await create_topic(backend, request.get("topic"))})
         case other:
-            raise RequestError(f"unknown request {other!r}")
+            raise BackendError(Refusal.INVALID, f"unknown request {other!r}")
 
 
 async def _send(backend: Backend, request: Mapping[str, Any]) -> dict[str, object]:
@@ -139,7 +140,8 @@ async def _send(backend: Backend, request: Mapping[str, Any]) -> dict[str, objec
         topic, tag, key = str(request["topic"]), str(request.get("tag", "")), str(request.get("key", ""))
         properties = {str(name): str(value) for name, value in dict(request.get("properties", {})).items()}
     except (KeyError, TypeError, ValueError) as error:
-        raise RequestError(f"a field is missing or wrong: {error}") from None
+        raise BackendError(Refusal.INVALID, f"a field is missing or wrong: {error}") from None
+    await must_exist(backend, topic)
     receipt, id = await send_message(backend, topic, body, tag, properties, key)
     return {"ok": True, "id": id, "queue": f"{receipt.queue.broker}/{receipt.queue.id}", "offset": receipt.offset}
 
@@ -164,12 +166,28 @@ async def send_message(
     return results[0], id
 
 
+async def must_exist(backend: Backend, topic: str) -> None:
+    """Raises BackendError when the backend has no such topic, or when that can't be known."""
+    if await backend.topic(topic) is None:
+        raise BackendError(
+            Refusal.NO_SUCH_TOPIC, f"the backend has no topic {topic}. Create it with `mqtt-gateway app create-topic {topic}`."
+        )
+
+
+async def create_topic(backend: Backend, topic: object, queues: int = 8) -> int:
+    """Create a topic when it isn't there; how many queues it has. Raises BackendError."""
+    if not isinstance(topic, str) or not _TOPIC.fullmatch(topic):
+        raise BackendError(Refusal.INVALID, f"{topic!r} is no topic name: letters, digits, _, -, % and |, at most 127 characters")
+    return len((await backend.create_topic(topic, queues)).queues)
+
+
 async def _tail(stream: trio.SocketStream, backend: Backend, request: Mapping[str, Any]) -> None:
     try:
         topic, start = str(request["topic"]), start_of(str(request.get("start", "now")))
         tags = None if request.get("tags") is None else frozenset(map(str, request["tags"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise RequestError(f"a field is missing or wrong: {error}") from None
+        raise BackendError(Refusal.INVALID, f"a field is missing or wrong: {error}") from None
+    await must_exist(backend, topic)
     async with reading(backend, topic, tags, start) as batches:
         await _write(stream, {"ok": True})
         async with trio.open_nursery() as nursery:

@@ -171,6 +171,20 @@ async def app_tail(settings: Settings, topic: str, tags: list[str], start: str, 
         return await _print_all(messages, _print_message, count, as_json)
 
 
+async def app_create_topic(settings: Settings, topic: str, as_json: bool) -> int:
+    """Create a topic of the backend."""
+    from gateway import app
+    from gateway.tools.server_app import server_app
+
+    async with server_app(settings, app.build_backend) as backend:
+        queues = await backend.create(topic, settings.backend.create_queues)
+    if as_json:
+        emit_json({"topic": topic, "queues": queues})
+    else:
+        emit(f"{topic} has {queues} queues")
+    return 0
+
+
 async def tail(settings: Settings, group: str, client: str, types: list[str], reason: str, start: str, count: int, as_json: bool) -> int:
     """Print a group's lifecycle events."""
     from gateway import app

@@ -144,8 +144,9 @@ class Device:
         try:
             async with self._lock:
                 await self._stream.send_all(codec.encode(packet))
-        except trio.BrokenResourceError:
-            await trio.sleep_forever()  # `run` reads the end and tells it
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            if not self._leaving:
+                await trio.sleep_forever()  # `run` reads the end and tells it
         except ValueError as error:
             raise ToolError(f"MQTT can not carry this: {error}") from None
 
@@ -170,8 +171,11 @@ async def connected(
             nursery.start_soon(device.run)
             await device.connect(connect)
             nursery.start_soon(device.ping)
-            yield device
-            await device.disconnect()
+            try:
+                yield device
+            finally:
+                with trio.CancelScope(shield=True), trio.move_on_after(1):
+                    await device.disconnect()
             nursery.cancel_scope.cancel()
 
 

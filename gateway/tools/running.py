@@ -39,6 +39,8 @@ def run(
             # the reader of our output has enough; nothing may be flushed into the pipe at exit either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+        if all(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+            return INTERRUPTED  # before or after the time in which signals are received
         if all(isinstance(leaf, mistakes) for leaf in leaves):
             complain(leaves[0], as_json=as_json)
             return 1

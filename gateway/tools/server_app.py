@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import trio
 
-from gateway.api.control import as_json, send_message, socket_path
+from gateway.api.control import as_json, create_topic, must_exist, send_message, socket_path
 from gateway.api.reading import reading, start_of
 from gateway.ports import Backend
 from gateway.settings import Settings
@@ -27,6 +27,9 @@ class ServerApp(Protocol):
 
     async def send(self, topic: str, body: bytes, tag: str, properties: Mapping[str, str], key: str) -> Found:
         """Store a message: `id`, `queue`, `offset`. Raises ToolError or BackendError."""
+
+    async def create(self, topic: str, queues: int) -> int:
+        """Create a topic when it isn't there; how many queues it has. Raises ToolError or BackendError."""
 
     def read(self, topic: str, tags: frozenset[str] | None, start: str) -> AbstractAsyncContextManager[AsyncIterator[Found]]:
         """Messages from `start` (begin, now, ms) on, without an end. Raises ToolError or BackendError."""
@@ -52,21 +55,20 @@ class OnBackend:
         self._backend = backend
 
     async def send(self, topic: str, body: bytes, tag: str, properties: Mapping[str, str], key: str) -> Found:
-        await self._must_exist(topic)
+        await must_exist(self._backend, topic)
         with trio.move_on_after(SEND_SECONDS):
             receipt, id = await send_message(self._backend, topic, body, tag, properties, key)
             return {"id": id, "queue": f"{receipt.queue.broker}/{receipt.queue.id}", "offset": receipt.offset}
         raise ToolError(f"topic {topic}: not stored within {SEND_SECONDS:.0f} s; `mqtt-gateway check` tells which server is missing.")
 
+    async def create(self, topic: str, queues: int) -> int:
+        return await create_topic(self._backend, topic, queues)
+
     @asynccontextmanager
     async def read(self, topic: str, tags: frozenset[str] | None, start: str) -> AsyncIterator[AsyncIterator[Found]]:
-        await self._must_exist(topic)
+        await must_exist(self._backend, topic)
         async with reading(self._backend, topic, tags, start_of(start)) as batches:
             yield _flat(batches)
-
-    async def _must_exist(self, topic: str) -> None:
-        if await self._backend.topic(topic) is None:
-            raise ToolError(f"the backend has no topic {topic}; create it there, or bridge it with bridge.create_topics = true.")
 
 
 async def _flat(batches: AsyncIterator[list[Any]]) -> AsyncIterator[Found]:
@@ -85,6 +87,10 @@ class ThroughGateway:
         request = {"do": "send", "topic": topic, "body": base64.b64encode(body).decode("ascii"), "tag": tag, "key": key}
         async with self._ask({**request, "properties": dict(properties)}) as lines:
             return await self._answer(lines)
+
+    async def create(self, topic: str, queues: int) -> int:
+        async with self._ask({"do": "create", "topic": topic}) as lines:
+            return int((await self._answer(lines))["queues"])
 
     @asynccontextmanager
     async def read(self, topic: str, tags: frozenset[str] | None, start: str) -> AsyncIterator[AsyncIterator[Found]]:

@@ -7,7 +7,7 @@ from itertools import count
 
 import trio
 
-from gateway.ports import BackendError, Health, Listener, Message, Queue, Receipt, Received, Refusal, Start, Stored
+from gateway.ports import BackendError, Health, Listener, Message, Queue, Receipt, Received, Refusal, Start, Stored, TopicInfo
 
 
 class Reader:
@@ -71,6 +71,13 @@ class MemoryBackend:
         self.logs[message.topic].append(message)
         self.wake()
         done(Receipt(Queue(message.topic, "memory", 0), len(self.logs[message.topic]) - 1))
+
+    async def topic(self, name: str) -> TopicInfo | None:
+        return TopicInfo(name, (Queue(name, "memory", 0),)) if name in self.logs else None
+
+    async def create_topic(self, name: str, queues: int = 8) -> TopicInfo:
+        self.logs.setdefault(name, [])
+        return TopicInfo(name, tuple(Queue(name, "memory", number) for number in range(queues)))
 
     async def consume(
         self,

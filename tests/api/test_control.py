@@ -121,6 +121,18 @@ async def test_a_client_that_stops_reading_holds_up_no_shutdown(tmp_path: Path) 
             gateway.nursery.cancel_scope.cancel()
 
 
+async def test_create(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        async with await gateway.connect() as client:
+            await client.ask(do="create", topic="GID_new_MQTT")
+            assert await client.line() == {"ok": True, "queues": 8}
+        assert "GID_new_MQTT" in gateway.backend.logs
+        for name in ("", "a/b", None, 5, "x" * 128):
+            async with await gateway.connect() as client:
+                await client.ask(do="create", topic=name)
+                assert "no topic name" in (await client.line())["error"]
+
+
 @pytest.mark.parametrize(
     ("request_", "text"),
     [
@@ -131,8 +143,8 @@ async def test_a_client_that_stops_reading_holds_up_no_shutdown(tmp_path: Path) 
         (b'{"do": "send", "topic": "demo"}\n', "field"),
         (b'{"do": "send", "topic": "demo", "body": "%%"}\n', "field"),
         (b'{"do": "send", "topic": "demo", "body": "", "properties": 5}\n', "field"),
-        (b'{"do": "send", "topic": "nowhere", "body": ""}\n', "no topic nowhere: create it"),
-        (b'{"do": "tail", "topic": "nowhere"}\n', "no topic nowhere: create it"),
+        (b'{"do": "send", "topic": "nowhere", "body": ""}\n', "app create-topic nowhere"),
+        (b'{"do": "tail", "topic": "nowhere"}\n', "app create-topic nowhere"),
         (b'{"do": "tail", "topic": "demo", "start": "yesterday"}\n', "field"),
         (b'{"do": "tail"}\n', "field"),
     ],
