@@ -203,7 +203,9 @@ class Database:
 
 def _stale(error: Exception) -> bool:
     """The connection may not be good any more: the next batch begins with a new one."""
-    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN"))
+    return getattr(error, "sqlite_errorname", "").startswith(
+        ("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN")
+    )
 
 
 def _counted(db: sqlite3.Connection, old: Counts) -> Counts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -235,11 +236,15 @@ async def test_operations_of_one_client_keep_their_order(place: Place) -> None:
     async with place.open() as store:
         claimed = await connect(store, "a")
         order: list[str] = []
+
+        def note(filter: str) -> Callable[[object], None]:
+            return lambda _: order.append(filter)
+
         async with trio.open_nursery() as nursery:
             for n in range(50):
                 filter = f"parent/{n}"
-                store.subscribe("a", claimed.epoch, [Subscription(filter, 1, n)], lambda _, name=filter: order.append(name))
-            store.unsubscribe("a", claimed.epoch, ["parent/7"], lambda _: order.append("gone"))
+                store.subscribe("a", claimed.epoch, [Subscription(filter, 1, n)], note(filter))
+            store.unsubscribe("a", claimed.epoch, ["parent/7"], note("gone"))
             nursery.start_soon(connect, store, "a")
         again = await connect(store, "a")
     assert order == [f"parent/{n}" for n in range(50)] + ["gone"]

@@ -167,7 +167,9 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             result = self.life.call(done, self.store.unsubscribe, client, epoch, filters)
         assert (result is None) == (session is None)
-        for subscription in subscriptions if session is not None else []:
+        for subscription in subscriptions:
+            if session is None:
+                break
             if add:
                 session.subscriptions[subscription.filter] = subscription
             else:
@@ -306,4 +308,4 @@ class StoreMachine(RuleBasedStateMachine):
 def test_the_store_behaves_as_its_model(name: str) -> None:
     machine = type("Machine", (StoreMachine,), {"make": staticmethod(PLACES[name])})
     modest = settings(max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
-    run_state_machine_as_test(machine, settings=modest)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=modest)

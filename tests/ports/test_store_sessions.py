@@ -68,8 +68,9 @@ async def test_a_clean_claim_deletes_everything_stored(place: Place) -> None:
         assert store.stats() == (0, 0, 0, 0, 3)
         assert await collect(store.subscriptions()) == []
         assert await collect(store.remembered()) == []
-        claimed = await connect(store, "a")
-        assert (claimed.present, claimed.subscriptions, claimed.inbound, claimed.inflight, claimed.backlog) == (False, [], {}, [], 0)
+        for present in (False, True):
+            claimed = await connect(store, "a")
+            assert (claimed.present, claimed.subscriptions, claimed.inbound, claimed.inflight, claimed.backlog) == (present, [], {}, [], 0)
         assert await done(store.offline_put, [waiting("a", "M1")]) != [0]  # its key is not remembered any more
 
 
