@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.bench.bars import Round, judge
 from tests.bench.crew import Failed
 from tests.bench.scenarios import SCENARIOS, Plan, Scenario
-from tests.bench.targets import FOLDER, TARGETS, Yard, raise_file_limit
+from tests.bench.targets import FOLDER, TARGETS, Yard, raise_file_limit, remove_servers
 
 SETTLE = 0.5  # seconds: RocketMQ indexes what a flood stored for so long after it
 QUICK = Plan(seconds=1.5, calm_seconds=2.0, warm=0.7)
@@ -27,10 +27,7 @@ Figures = dict[tuple[str, str], dict[str, float]]
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parse(arguments)
     if chosen.stop:
-        from deploy import services
-
-        for file in FOLDER.glob("*/*.pid.json"):
-            services.Server(file.name.removesuffix(".pid.json"), file.parent, "", [], [], lambda: True).stop()
+        remove_servers()
         return 0
     partly = bool(chosen.quick or chosen.only or chosen.targets or chosen.profile)
     scenarios = [one for one in SCENARIOS if not chosen.only or any(one.name.startswith(word) for word in chosen.only.split(","))]
@@ -88,6 +85,8 @@ def _round(yard: Yard, scenarios: Sequence[Scenario], targets: str | None, plan:
     """Every scenario on each of its targets; which target comes first changes with the round."""
     figures: Figures = {}
     for scenario in scenarios:
+        if scenario.fresh and not number:
+            continue  # nothing to warm
         wanted = [name for name in scenario.targets if not targets or name in targets.split(",")]
         turn = number % len(wanted) if wanted else 0
         for name in wanted[turn:] + wanted[:turn]:

@@ -29,8 +29,8 @@ class Plan(NamedTuple):
     """seconds: counted, for throughput; calm_seconds: for latency. warm: seconds of load before. processes: of the generator."""
 
     seconds: float = 3.0
-    calm_seconds: float = 5.0
-    warm: float = 1.0
+    calm_seconds: float = 4.0
+    warm: float = 0.8
     processes: int = 2
 
 
@@ -198,7 +198,7 @@ def idle_memory(target: Target, plan: Plan) -> Figures:
         whole, *_ = crew.run(jobs, 1.0, 1.0, target.pids, at_end=lambda: {"rss": target.rss()})
         return {"bytes": (whole["rss"] - before) / IDLE, "base_mib": before / 2**20, "seconds": time.monotonic() - began}
     finally:
-        target.stop()
+        target.end()
 
 
 Measure = Callable[[Target, Plan], Figures]

@@ -44,6 +44,13 @@ class Target:
         assert kind in PARENTS
         return f"bench-{self.run}-{kind}"
 
+    def end(self) -> None:
+        """Stop it; that it did not end well is printed."""
+        try:
+            self.stop()
+        except AssertionError as fault:
+            print(f"{self.name} did not end well: {fault}"[-6000:], file=sys.stderr, flush=True)
+
     def rss(self) -> int:
         """Bytes resident in the server's own process."""
         return rss_bytes(next(iter(self.pids.values())))
@@ -56,10 +63,22 @@ def raise_file_limit() -> int:
     return hard
 
 
+def remove_servers() -> None:
+    """End RocketMQ and mosquitto of earlier runs, and drop all data (floods fill gigabytes)."""
+    for file in sorted(FOLDER.glob("*/*.pid.json")):
+        services.Server(file.name.removesuffix(".pid.json"), file.parent, "", [], [], lambda: True).stop()
+    for home in FOLDER.glob("*"):
+        if home.name != "profiles":
+            shutil.rmtree(home, ignore_errors=True)
+
+
 class Yard:
-    """Starts targets when they are first asked for, and ends what it started. keep: leave RocketMQ and mosquitto running."""
+    """Starts targets when they are first asked for, and ends what it started. keep: take RocketMQ and mosquitto as earlier runs left them,
+    and leave them running; otherwise they are new and go away. sampled: folder for the gateways' profiles."""
 
     def __init__(self, keep: bool, sampled: Path | None = None) -> None:
+        if not keep:
+            remove_servers()
         self.run = secrets.token_hex(3)
         self.keep = keep
         self.sampled = sampled
@@ -81,11 +100,11 @@ class Yard:
     def close(self) -> None:
         """End everything, gateways first; each is tried."""
         for target in reversed(self._targets.values()):
-            target.stop()
+            target.end()
         self._targets.clear()
-        if self._rocketmq is not None and not self.keep:
-            self._rocketmq.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+        if not self.keep:
+            remove_servers()
 
     def sink(self) -> Target:
         port = free_port()
