@@ -17,6 +17,7 @@ CLEAN_SESSION = "cleansessionflag"
 REAL_TOPIC = "mqttRealTopic"
 CLIENT_ID = "clientId"
 RETAIN = "mqttRetain"
+GATEWAY = "mqttGateway"  # the mark of a device's message: the instance that took it; without it no message with a device's tag is one
 
 P2P = "/p2p/"
 _QOS = {"0": 0, "1": 1, "2": 2}
@@ -79,7 +80,7 @@ def route(mqtt_topic: str, bridged: Container[str], default_topic: str) -> Route
     return Route(parent, second, second[len(P2P) :] or None if second.startswith(P2P) else None)
 
 
-def uplink_properties(route: Route, *, client_id: str, qos: int, clean: bool, retain: bool) -> Properties:
+def uplink_properties(route: Route, *, client_id: str, qos: int, clean: bool, retain: bool, instance: str) -> Properties:
     """The properties of a device's message. None of them is empty; the limits of names keep their sum far below 32,767 bytes."""
     properties = Properties()
     if route.second:
@@ -87,6 +88,7 @@ def uplink_properties(route: Route, *, client_id: str, qos: int, clean: bool, re
     properties[QOS] = "012"[qos]
     properties[CLEAN_SESSION] = "true" if clean else "false"
     properties[CLIENT_ID] = client_id
+    properties[GATEWAY] = instance
     if retain:
         properties[RETAIN] = "true"
     return properties

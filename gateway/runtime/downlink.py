@@ -50,7 +50,7 @@ class Downlink:
         topics: Iterable[str],
         default_topic: str,
         tags: tuple[str, str, str],
-        group: str,
+        instance: str,
         create_queues: int,
         largest_packet: int,
         rate: Rate,
@@ -60,7 +60,8 @@ class Downlink:
         self._router = router
         self.default_topic = default_topic
         self._downlink_tag, self._p2p_tag, self._uplink_tag = tags
-        self._group = group
+        self._instance = instance
+        self._group = f"GID_MQTTGW_{instance}"
         self._create_queues = create_queues
         self._largest_packet = largest_packet
         self._rate = rate
@@ -195,6 +196,8 @@ class Downlink:
         old = parent.old.get(messages[0].queue, 0) if parent.old and messages else 0
         reached = 0
         for received in messages:
+            if received.tag != self._downlink_tag and received.properties.get(envelope.GATEWAY) != self._instance:
+                continue  # a server app's message with a device's tag, or of another instance: never for devices (contract section 5)
             found = envelope.downlink(topic, received.tag, received.properties, default_topic=self.default_topic)
             if isinstance(found, envelope.Unroutable):
                 observe.note(observe.Fact.MESSAGE_UNROUTABLE, reason=found, topic=topic, message_id=received.id)

@@ -4,7 +4,7 @@ FIFO of unacknowledged PUBLISHes, the mailbox, and what all links share (`Shared
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,20 +28,18 @@ from gateway.mqtt.packets import (
     Unsubscribe,
 )
 from gateway.mqtt.packets import Will as WillFields
-from gateway.ports import BackendError, Refusal, StoreError, Will
+from gateway.ports import StoreError, Will
 from gateway.rules.presence import Reason
-from gateway.runtime import system_topics
 from gateway.runtime.access import ANYBODY, Access, Account, Refused
+from gateway.runtime.inlet import Inlet
 from gateway.runtime.mailbox import Bounds, Mailbox
 from gateway.runtime.offline import Offline
 from gateway.runtime.quota import Rate
 from gateway.runtime.registry import Registry
 from gateway.runtime.router import Router, Subscriber
 from gateway.runtime.subscribing import Subscribing
-from gateway.runtime.uplink import KEEP_ROUTES, Acknowledging, Fifo, Pending, TopicPath, Uplink
+from gateway.runtime.uplink import Uplink
 from gateway.settings import Settings
-
-UNSTORED_WHEN_FULL = 32  # PUBLISHes of one link while the backend's backlog is full: a device with few in flight still gets its PINGRESP
 
 
 class Transport(Protocol):
@@ -73,22 +71,11 @@ class Shared:
     opened: set[Link]
 
 
-@dataclass(slots=True)
-class Inbound:
-    """A QoS 2 PUBLISH of the device whose PUBREL is missing. id: its UNIQ_KEY; stored: the backend has it."""
-
-    id: str
-    stored: bool
-
-
-class Link(Acknowledging):
+class Link:
     """A connection from its first byte to its last."""
 
     __slots__ = (
         "_connection",
-        "_fifo",
-        "_paths",
-        "_room",
         "_shared",
         "account",
         "channel_id",
@@ -97,11 +84,10 @@ class Link(Acknowledging):
         "client_ip",
         "epoch",
         "group",
-        "inbound",
+        "inlet",
         "last",
         "left",
         "mailbox",
-        "ordered",
         "paused",
         "persistent",
         "polite",
@@ -115,23 +101,19 @@ class Link(Acknowledging):
         self.transport = transport
         limits = shared.settings.limits
         self._connection = Connection(max_packet=limits.packet_bytes, max_payload=limits.payload_bytes)
-        self._fifo: Fifo | None = None  # made with the first PUBLISH
-        self._paths: dict[str, TopicPath] | None = None
-        self._room: trio.Event | None = None
         self.client_ip = transport.peer
         self.client_id = ""
         self.group = ""
         self.channel_id = ""
         self.account: Account = ANYBODY
         self.persistent = False
-        self.ordered = False
         self.polite = False
         self.reason = Reason.CONNECTION_LOST
         self.claiming = False
         self.epoch = 0
         self.subscriber: Subscriber | None = None
         self.mailbox: Mailbox | None = None
-        self.inbound: dict[int, Inbound] | None = None
+        self.inlet: Inlet | None = None  # made with the first PUBLISH
         self.left: trio.Event | None = None
         self.last = 0.0  # when the last bytes came (monotonic seconds)
         self.paused = False  # not read because of back-pressure: its keep-alive stands still
@@ -167,8 +149,8 @@ class Link(Acknowledging):
             self.reason = reason
         self.transport.close()
         self.transport.shut()
-        if self._room is not None:
-            self._room.set()
+        if self.inlet is not None:
+            self.inlet.wake()
 
     @property
     def ending(self) -> bool:
@@ -226,7 +208,7 @@ class Link(Acknowledging):
         if self.ending:
             return False
         if claimed.inbound:
-            self.inbound = {packet_id: Inbound(id, stored) for packet_id, (id, stored) in claimed.inbound.items()}
+            self.inlet = Inlet(self, shared, shared.registry.inbound(self.client_id, claimed))
         mailbox = Mailbox(self.client_id, self.persistent, self.transport, shared.bounds, shared.offline, self._overflow)
         self.mailbox = mailbox
         self.transport.write(encode.connack(ConnectCode.ACCEPTED, claimed.present, self._connection.level))
@@ -265,17 +247,16 @@ class Link(Acknowledging):
 
     async def _serve(self, packets: Sequence[Packet | Close]) -> None:
         transport, feed = self.transport, self._connection.feed
-        heavy = self._shared.settings.limits.unstored_bytes
         while True:
             for packet in packets:
                 kind = type(packet)
                 if kind is Publish:
-                    if self._shared.rate.limited and not await self._within_rate(packet):  # type: ignore[arg-type]
+                    inlet = self.inlet or self._open_inlet()
+                    if self._shared.rate.limited and not await inlet.within_rate(packet):  # type: ignore[arg-type]
                         continue
-                    self._publish(packet)  # type: ignore[arg-type]
-                    fifo = self._fifo
-                    if fifo is not None and (fifo.unstored >= UNSTORED_WHEN_FULL or fifo.unstored_bytes >= heavy) and self._over(fifo):
-                        await self._pause(fifo)
+                    inlet.publish(packet)  # type: ignore[arg-type]
+                    if inlet.over:
+                        await inlet.pause()
                 elif kind is PubAck:
                     self.mailbox.puback(packet.packet_id)  # type: ignore[union-attr]
                 else:
@@ -297,7 +278,7 @@ class Link(Acknowledging):
             case PubRec():
                 mailbox.pubrec(packet.packet_id)
             case PubRel():
-                self._pubrel(packet.packet_id)
+                (self.inlet or self._open_inlet()).pubrel(packet.packet_id)
             case PubComp():
                 mailbox.pubcomp(packet.packet_id)
             case PingReq():
@@ -328,9 +309,9 @@ class Link(Acknowledging):
         self.reason = Reason.NOT_PERMITTED
         observe.note(fact, client_id=self.client_id, reason=self.reason, **fields)
 
-    def enable_order(self) -> None:
-        """Ordered sending, until the connection ends (contract section 5)."""
-        self.ordered = True
+    def _open_inlet(self) -> Inlet:
+        self.inlet = Inlet(self, self._shared, {})
+        return self.inlet
 
     def _overflow(self) -> None:
         """A clean session that does not keep up is closed; never from inside the fan-out that noticed it."""
@@ -338,196 +319,3 @@ class Link(Acknowledging):
             observe.note(observe.Fact.SLOW_CONSUMER_CLOSED, client_id=self.client_id, channel_id=self.channel_id)
             self.reason = Reason.SLOW_CONSUMER
             self.transport.shut()
-
-    # ------------------------------------------------------------ PUBLISH
-
-    def _publish(self, packet: Publish) -> None:
-        shared, qos = self._shared, packet.qos
-        paths = self._paths
-        path = paths.get(packet.topic) if paths is not None else None
-        if path is None:
-            path = self._path(packet)
-            if path is None:
-                return
-        if packet.oversize:
-            self._too_large(packet)
-            return
-        uplink = shared.uplink
-        backend = uplink.backend
-        if not qos:
-            if backend.full:
-                observe.count(observe.Fact.QOS0_DROPPED)
-                return
-            self._store(path, packet, uplink.message(path, packet, self.client_id, self.ordered), _unacknowledged)
-            return
-        fifo = self._fifo
-        if fifo is None:
-            fifo = self._fifo = Fifo(self)
-        if qos == 2:
-            self._publish_twice(fifo, path, packet)
-            return
-        packet_id = packet.packet_id
-        pending = fifo.add(encode.puback(packet_id), len(packet.payload), 2 if packet.retain else 1, packet_id)
-        self._store(path, packet, uplink.message(path, packet, self.client_id, self.ordered), pending)
-
-    def _store(self, path: TopicPath, packet: Publish, message: object, done: object) -> None:
-        """To the backend, and to the retained messages when RETAIN is set; both before the acknowledgement."""
-        uplink, fifo = self._shared.uplink, self._fifo
-        if packet.retain and not path.route.p2p:
-            kept = uplink.retained(packet.topic, packet.payload, packet.qos, message.id)  # type: ignore[attr-defined]
-            uplink.store.retain(packet.topic, kept, done)  # type: ignore[arg-type]
-        elif packet.retain and isinstance(done, Pending):
-            done(True)
-        if fifo is not None:
-            fifo.submit(uplink.backend, message, done)  # type: ignore[arg-type]
-        else:
-            uplink.backend.submit(message, done)  # type: ignore[arg-type]
-
-    def _publish_twice(self, fifo: Fifo, path: TopicPath, packet: Publish) -> None:
-        """QoS 2, method A of clause 4.3.3: the packet id is known until PUBREL, so that a repeat is not stored again [MQTT-4.3.3-2]."""
-        shared, packet_id = self._shared, packet.packet_id
-        inbound = self.inbound
-        if inbound is None:
-            inbound = self.inbound = {}
-        known = inbound.get(packet_id)
-        if known is not None and known.stored:
-            fifo.answer(encode.pubrec(packet_id))
-            return
-        if known is not None and fifo.holds(packet_id):
-            return  # its PUBREC is under way
-        message = shared.uplink.message(path, packet, self.client_id, self.ordered, known.id if known is not None else "")
-        inbound[packet_id] = known or Inbound(message.id, False)
-        pending = fifo.add(encode.pubrec(packet_id), len(packet.payload), 2 if packet.retain else 1, packet_id, 2)
-        if self.persistent and known is None:
-            opened = fifo.submit_after(shared.uplink.backend, message, pending)
-            shared.uplink.store.inbound_put(self.client_id, self.epoch, packet_id, message.id, opened)
-            if packet.retain:
-                kept = shared.uplink.retained(packet.topic, packet.payload, 2, message.id)
-                shared.uplink.store.retain(packet.topic, kept, pending)
-        else:
-            self._store(path, packet, message, pending)
-
-    def _pubrel(self, packet_id: int) -> None:
-        """The device will not send this PUBLISH again: forget its id, in the store first, then PUBCOMP [MQTT-4.3.3-2]."""
-        known = self.inbound.pop(packet_id, None) if self.inbound else None
-        answer = encode.pubcomp(packet_id)
-        if known is None or not self.persistent:
-            self.transport.write(answer)
-            return
-
-        def removed(result: object) -> None:
-            if isinstance(result, StoreError):
-                observe.note(observe.Fact.STORE_FAILED, operation="inbound_remove", client_id=self.client_id, error=str(result))
-                self.kick(Reason.UNAVAILABLE)  # without PUBCOMP the device sends its PUBREL again
-            else:
-                self.transport.write(answer)
-
-        self._shared.uplink.store.inbound_remove(self.client_id, self.epoch, packet_id, removed)
-
-    def _path(self, packet: Publish) -> TopicPath | None:
-        """Where the topic leads, after its checks; None: answered or refused."""
-        shared, topic = self._shared, packet.topic
-        if topic.startswith("$"):
-            system_topics.publish(self, packet)
-            if packet.qos:
-                self.answer_in_turn(encode.puback(packet.packet_id) if packet.qos == 1 else encode.pubrec(packet.packet_id))
-            return None
-        path = shared.uplink.path(topic, self.client_id, not self.persistent)
-        if path is None:
-            self.deny(observe.Fact.PUBLISH_REFUSED, topic=topic, problem="its first level is no bridged topic")
-            return None
-        if not shared.access.topic_fits(topic):
-            self.deny(observe.Fact.PUBLISH_REFUSED, topic=topic, problem="longer than limits.topic_length")
-            return None
-        if not shared.access.may_publish(self.account, topic):
-            self.deny(observe.Fact.PUBLISH_REFUSED, topic=topic, problem="the account may not publish to it")
-            return None
-        paths = self._paths
-        if paths is None:
-            paths = self._paths = {}
-        elif len(paths) >= KEEP_ROUTES:
-            paths.clear()
-        paths[topic] = path
-        return path
-
-    def answer_in_turn(self, answer: bytes) -> None:
-        """Acknowledge a PUBLISH that goes nowhere, behind those before it [MQTT-4.6.0-2]."""
-        if self._fifo is None:
-            self.transport.write(answer)
-        else:
-            self._fifo.answer(answer)
-
-    def _too_large(self, packet: Publish) -> None:
-        """Over limits.payload_bytes: dropped but acknowledged, else it comes again for ever (contract section 11)."""
-        observe.note(observe.Fact.PAYLOAD_TOO_LARGE, client_id=self.client_id, topic=packet.topic, size=packet.oversize)
-        if packet.qos:
-            self.answer_in_turn(encode.puback(packet.packet_id) if packet.qos == 1 else encode.pubrec(packet.packet_id))
-
-    # ------------------------------------------------------------ acknowledgements and back-pressure
-
-    def acknowledge(self, answer: bytes, pending: Pending | None) -> None:
-        """PUBACK or PUBREC: the message is stored."""
-        if pending is not None and pending.qos == 2 and self.inbound is not None:
-            known = self.inbound.get(pending.packet_id)
-            if known is not None:
-                known.stored = True
-        self.transport.write(answer)
-
-    def unstorable(self, pending: Pending) -> None:
-        """Too large or forbidden characters: taken, else it comes again for ever; anything else closes, and nothing is acknowledged."""
-        failure = pending.failure
-        reason = failure.refusal if isinstance(failure, BackendError) else "store_failed"
-        if reason is not Refusal.CLOSED:
-            observe.note(observe.Fact.UPLINK_REFUSED, client_id=self.client_id, reason=reason, error=str(failure))
-        if reason in (Refusal.TOO_LARGE, Refusal.INVALID):
-            self.acknowledge(pending.answer, pending)
-        else:
-            self.kick(Reason.UNAVAILABLE)
-
-    def settled(self) -> None:
-        """Room again?"""
-        room = self._room
-        if room is not None and self._fifo is not None and not self._over(self._fifo):
-            room.set()
-
-    def _over(self, fifo: Fifo) -> bool:
-        limits = self._shared.settings.limits
-        return (
-            fifo.unstored >= limits.unstored_count
-            or fifo.unstored_bytes >= limits.unstored_bytes
-            or (self._shared.uplink.backend.full and fifo.unstored >= UNSTORED_WHEN_FULL)
-        )
-
-    async def _pause(self, fifo: Fifo) -> None:
-        """Back-pressure (design section 3.6): this link is not read, and its keep-alive stands still, until enough is stored."""
-        self.paused = True
-        try:
-            while self._over(fifo) and not self.ending:
-                self._room = trio.Event()
-                await self._room.wait()
-        finally:
-            self._room = None
-            self.paused = False
-            self.last = trio.current_time()
-
-    async def _within_rate(self, packet: Publish) -> bool:
-        """The TPS quota: QoS 0 is dropped, the others wait (contract section 11)."""
-        if packet.qos:
-            self.paused = True
-            try:
-                await self._shared.rate.wait()
-            finally:
-                self.paused = False
-                self.last = trio.current_time()
-            return True
-        if self._shared.rate.take():
-            return True
-        observe.note(observe.Fact.QUOTA_REACHED, reason="tps")
-        return False
-
-
-def _unacknowledged(_result: object) -> None:
-    """QoS 0: nobody waits for the answer."""
-
-
-Accept = Callable[[Transport], Awaitable[None]]

@@ -18,7 +18,6 @@ from gateway.mqtt import encode
 from gateway.ports import Phase, Waiting
 from gateway.runtime.outbound import ENTRY_BYTES, Entry, Outbound, stored_entry
 
-
 PACKET_IDS = 65535
 
 

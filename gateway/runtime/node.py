@@ -53,7 +53,7 @@ class Node:
             topics=bridge.topics,
             default_topic=bridge.default_topic,
             tags=(bridge.downlink_tag, bridge.p2p_tag, bridge.uplink_tag),
-            group=f"GID_MQTTGW_{settings.gateway.instance}",
+            instance=settings.gateway.instance,
             create_queues=settings.backend.create_queues if bridge.create_topics else 0,
             largest_packet=max(limits.packet_bytes, limits.payload_bytes),
             rate=rate,
@@ -65,6 +65,7 @@ class Node:
             default_topic=bridge.default_topic,
             uplink_tag=bridge.uplink_tag,
             p2p_tag=bridge.p2p_tag,
+            instance=settings.gateway.instance,
             now=wall_clock,
         )
         self._registry = Registry(

@@ -11,6 +11,7 @@ import trio
 from gateway import observe
 from gateway.ports import Backend, Claim, Claimed, Release, Store, StoreError, Will
 from gateway.rules.presence import Reason
+from gateway.runtime.inlet import Inbound
 from gateway.runtime.offline import Offline
 from gateway.runtime.router import Router, Subscriber
 
@@ -35,6 +36,7 @@ class Registry:
         self._takeover = takeover
         self._now = now
         self._claiming: dict[str, trio.Event] = {}
+        self._underway: dict[str, dict[int, Inbound]] = {}  # of connections that ended before the backend had answered
         self._nursery: trio.Nursery | None = None
         self._leaving = 0
         self.links: dict[str, Link] = {}
@@ -105,6 +107,23 @@ class Registry:
                 self._router.add(subscriber, subscription)
         return subscriber
 
+    def inbound(self, client_id: str, claimed: Claimed) -> dict[int, Inbound]:
+        """The QoS 2 ids of the device. One whose message an older connection has on its way to the backend stays the same object, so that a
+        repeat waits for that instead of being stored a second time."""
+        underway = self._underway.pop(client_id, {})
+        found: dict[int, Inbound] = {}
+        for packet_id, (id, stored) in claimed.inbound.items():
+            known = underway.get(packet_id)
+            found[packet_id] = known if known is not None and known.id == id else Inbound(id, stored)
+        return found
+
+    def _keep_underway(self, link: Link) -> None:
+        inbound = link.inlet.inbound if link.inlet is not None else {}
+        if link.persistent and any(known.underway for known in inbound.values()):
+            for client_id in [each for each, ids in self._underway.items() if not any(known.underway for known in ids.values())]:
+                del self._underway[client_id]
+            self._underway[link.client_id] = inbound
+
     # ------------------------------------------------------------ the end of a connection
 
     def leave(self, link: Link) -> None:
@@ -116,6 +135,7 @@ class Registry:
         client_id = link.client_id
         if self.links.get(client_id) is link:
             del self.links[client_id]
+        self._keep_underway(link)
         subscriber, mailbox = link.subscriber, link.mailbox
         if mailbox is not None:
             kept = mailbox.end()
@@ -141,7 +161,8 @@ class Registry:
             event_ids=(self._backend.new_id(), self._backend.new_id()),
         )
         try:
-            stored = [packet_id for packet_id, inbound in (link.inbound or {}).items() if inbound.stored]
+            inbound = link.inlet.inbound if link.inlet is not None else {}
+            stored = [packet_id for packet_id, known in inbound.items() if known.stored]
             if stored and link.persistent:
                 self._store.inbound_stored(link.client_id, link.epoch, stored, _ignore)
             while True:

@@ -10,16 +10,17 @@ from gateway import observe
 from gateway.mqtt.packets import Publish
 
 if TYPE_CHECKING:
+    from gateway.runtime.inlet import Inlet
     from gateway.runtime.link import Link
 
 ENABLE_ORDER = "$SYS/enableOrderMsg"
 
 
-def publish(link: Link, packet: Publish) -> None:
+def publish(link: Link, inlet: Inlet, packet: Publish) -> None:
     """Interpret `packet`; the caller acknowledges it."""
     if packet.topic == ENABLE_ORDER and packet.qos == 1:
         if _says_order(packet.payload):
-            link.enable_order()
+            inlet.ordered = True
             return
         problem = 'its payload is not {"order": "true"}'
     elif packet.topic == ENABLE_ORDER:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Container
-from typing import Any
+from typing import Any, Protocol
 
 from gateway import observe
 from gateway.mqtt.packets import Publish
@@ -18,14 +18,15 @@ KEEP_ROUTES = 64  # topics a link remembers; a device with more pays the routing
 class TopicPath:
     """Where one client's PUBLISHes to one topic go, with the properties of each (QoS, RETAIN) made once."""
 
-    __slots__ = ("_clean", "_client_id", "_properties", "route", "tag", "topic")
+    __slots__ = ("_clean", "_client_id", "_instance", "_properties", "route", "tag", "topic")
 
-    def __init__(self, topic: str, route: envelope.Route, tag: str, client_id: str, clean: bool) -> None:
+    def __init__(self, topic: str, route: envelope.Route, tag: str, client_id: str, clean: bool, instance: str) -> None:
         self.topic = topic
         self.route = route
         self.tag = tag
         self._client_id = client_id
         self._clean = clean
+        self._instance = instance
         self._properties: dict[int, Properties] = {}
 
     def properties(self, qos: int, retain: bool) -> Properties:
@@ -34,7 +35,7 @@ class TopicPath:
         found = self._properties.get(key)
         if found is None:
             found = self._properties[key] = envelope.uplink_properties(
-                self.route, client_id=self._client_id, qos=qos, clean=self._clean, retain=retain
+                self.route, client_id=self._client_id, qos=qos, clean=self._clean, retain=retain, instance=self._instance
             )
         return found
 
@@ -51,6 +52,7 @@ class Uplink:
         default_topic: str,
         uplink_tag: str,
         p2p_tag: str,
+        instance: str,
         now: Callable[[], int],
     ) -> None:
         self.backend = backend
@@ -59,6 +61,7 @@ class Uplink:
         self._default_topic = default_topic
         self._uplink_tag = uplink_tag
         self._p2p_tag = p2p_tag
+        self._instance = instance
         self._now = now
 
     def path(self, topic: str, client_id: str, clean: bool) -> TopicPath | None:
@@ -66,7 +69,7 @@ class Uplink:
         route = envelope.route(topic, self._bridged, self._default_topic)
         if route is None:
             return None
-        return TopicPath(topic, route, self._p2p_tag if route.p2p else self._uplink_tag, client_id, clean)
+        return TopicPath(topic, route, self._p2p_tag if route.p2p else self._uplink_tag, client_id, clean, self._instance)
 
     def message(self, path: TopicPath, packet: Publish, client_id: str, ordered: bool, id: str = "") -> Message:
         """The backend message of a PUBLISH. id: the UNIQ_KEY of its first attempt."""
@@ -111,22 +114,28 @@ class Uplink:
         observe.note(observe.Fact.WILL_PUBLISHED, client_id=will.message.key, topic=will.message.topic)
 
 
+class Settling(Protocol):
+    """What a QoS 2 PUBLISH tells the entry of its packet id (runtime/inlet.py)."""
+
+    stored: bool
+
+    def settle(self, pending: Pending) -> None: ...
+
+
 class Pending:
     """A PUBLISH that is not acknowledged yet; its place in the link's FIFO keeps PUBACK and PUBREC in order [MQTT-4.6.0-2], [MQTT-4.6.0-3].
 
-    Called with the backend's and the store's answer. waits: how many answers are missing.
+    Called with the backend's and the store's answer. waits: how many answers are missing. inbound: of a QoS 2 PUBLISH.
     """
 
-    __slots__ = ("_fifo", "answer", "failure", "id", "packet_id", "qos", "size", "waits")
+    __slots__ = ("_fifo", "answer", "failure", "inbound", "size", "waits")
 
-    def __init__(self, fifo: Fifo, answer: bytes, size: int, waits: int, packet_id: int = 0, qos: int = 1) -> None:
+    def __init__(self, fifo: Fifo, answer: bytes, size: int, waits: int, inbound: Settling | None) -> None:
         self._fifo = fifo
         self.answer = answer
         self.size = size
         self.waits = waits
-        self.packet_id = packet_id
-        self.qos = qos
-        self.id = ""
+        self.inbound = inbound
         self.failure: BackendError | StoreError | None = None
 
     def __call__(self, result: Receipt | BackendError | Any) -> None:
@@ -134,6 +143,8 @@ class Pending:
             self.failure = result
         self.waits -= 1
         if not self.waits:
+            if self.inbound is not None:
+                self.inbound.settle(self)
             self._fifo.settled(self)
 
 
@@ -141,34 +152,34 @@ class Fifo:
     """A link's PUBLISHes between arrival and acknowledgement. unstored and unstored_bytes: what back-pressure looks at (design section
     3.6)."""
 
-    __slots__ = ("_gate", "_link", "_pending", "unstored", "unstored_bytes")
+    __slots__ = ("_gate", "_inlet", "_pending", "unstored", "unstored_bytes")
 
-    def __init__(self, link: Acknowledging) -> None:
-        self._link = link
+    def __init__(self, inlet: Acknowledging) -> None:
+        self._inlet = inlet
         self._pending: deque[Pending] = deque()
         self._gate: deque[Gated] | None = None
         self.unstored = 0
         self.unstored_bytes = 0
 
-    def add(self, answer: bytes, size: int, waits: int = 1, packet_id: int = 0, qos: int = 1) -> Pending:
+    def add(self, answer: bytes, size: int, inbound: Settling | None = None, waits: int = 1) -> Pending:
         """One more, to be answered with `answer`."""
-        pending = Pending(self, answer, size, waits, packet_id, qos)
+        pending = Pending(self, answer, size, waits, inbound)
         self._pending.append(pending)
         self.unstored += 1
         self.unstored_bytes += size
         return pending
 
-    def holds(self, packet_id: int) -> bool:
-        """Whether the QoS 2 PUBLISH with this id is not acknowledged yet."""
-        return any(pending.qos == 2 and pending.packet_id == packet_id for pending in self._pending)
+    def holds(self, inbound: Settling) -> bool:
+        """Whether a PUBLISH of that QoS 2 entry waits here for its PUBREC."""
+        return any(pending.inbound is inbound for pending in self._pending)
 
     def answer(self, answer: bytes) -> None:
         """A PUBLISH that needs no backend: answered in its turn."""
         pending = self._pending
         if pending:
-            self.add(answer, 0, 0)
+            self.add(answer, 0, waits=0)
         else:
-            self._link.acknowledge(answer, None)
+            self._inlet.acknowledge(answer, None)
 
     def settled(self, pending: Pending) -> None:
         """Everything that `pending` waited for has answered: acknowledge what is due."""
@@ -178,10 +189,10 @@ class Fifo:
             self.unstored -= 1
             self.unstored_bytes -= first.size
             if first.failure is not None:
-                self._link.unstorable(first)
+                self._inlet.unstorable(first)
             else:
-                self._link.acknowledge(first.answer, first)
-        self._link.settled()
+                self._inlet.acknowledge(first.answer, first)
+        self._inlet.settled()
 
     # -- the gate: what must be in the store before it may go to the backend keeps its order with what follows
 
@@ -227,7 +238,7 @@ class Gated:
 
 
 class Acknowledging:
-    """What a FIFO tells its link."""
+    """What a FIFO tells its inlet."""
 
     __slots__ = ()
 

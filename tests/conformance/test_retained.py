@@ -10,13 +10,14 @@ from tests.kit.wire import Packet
 
 
 async def retained(broker: Broker, name: str, qos: int = 2) -> list[Packet]:
-    """What a new subscriber of `name` gets as retained messages; a marker on a topic of its own shows the end."""
+    """What a new subscriber of `name` gets as retained messages; a marker on a topic of its own shows the end. A message at QoS 0 that is not
+    acknowledged may still be on its way when the subscription is made: it comes with RETAIN 0 and is no retained one [MQTT-3.3.1-9]."""
     topic = broker.topic()
     device = await broker.connect()
     await device.subscribe((name, qos))
     await device.subscribe((topic, 1))
     await device.deliver(topic, b"marker")
-    return await device.receive_until(b"marker")
+    return [packet for packet in await device.receive_until(b"marker") if packet.retain]
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])

@@ -67,23 +67,26 @@ class TestRoute:
 
 class TestUplinkProperties:
     def test_all_of_them(self) -> None:
-        found = uplink_properties(Route("demo", "/a", None), client_id="GID_x@@@1", qos=2, clean=False, retain=True)
+        found = uplink_properties(Route("demo", "/a", None), client_id="GID_x@@@1", qos=2, clean=False, retain=True, instance="i")
         assert found == {
             "mqttSecondTopic": "/a",
             "qoslevel": "2",
             "cleansessionflag": "false",
             "clientId": "GID_x@@@1",
+            "mqttGateway": "i",
             "mqttRetain": "true",
         }
 
     def test_nothing_is_empty(self) -> None:
-        found = uplink_properties(Route("demo", "", None), client_id="c", qos=0, clean=True, retain=False)
-        assert found == {"qoslevel": "0", "cleansessionflag": "true", "clientId": "c"}
+        found = uplink_properties(Route("demo", "", None), client_id="c", qos=0, clean=True, retain=False, instance="i")
+        assert found == {"qoslevel": "0", "cleansessionflag": "true", "clientId": "c", "mqttGateway": "i"}
 
     def test_the_sum_is_below_the_limit_of_rocketmq(self) -> None:
         longest = "\U0001f4a1" * 1024  # limits.topic_length and limits.client_id_length are 1,024 characters at most
         receiver = longest
-        found = uplink_properties(Route("demo", f"/{longest}/p2p/{receiver}", receiver), client_id=longest, qos=1, clean=True, retain=True)
+        found = uplink_properties(
+            Route("demo", f"/{longest}/p2p/{receiver}", receiver), client_id=longest, qos=1, clean=True, retain=True, instance="i"
+        )
         assert sum(len(key.encode()) + len(value.encode()) + 2 for key, value in found.items()) < 32_000
 
 
@@ -165,7 +168,7 @@ def test_what_a_device_sends_comes_back_the_same(topic: str, default_topic: str,
     found = route(topic, BRIDGED, default_topic)
     if found is None:
         return
-    properties = uplink_properties(found, client_id="c", qos=qos, clean=clean, retain=retain)
+    properties = uplink_properties(found, client_id="c", qos=qos, clean=clean, retain=retain, instance="i")
     back = downlink(found.topic, "MQTT2MQ", properties, default_topic=default_topic)
     if found.second == "/p2p/":
         assert back is Unroutable.NO_RECEIVER
