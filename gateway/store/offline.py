@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.ports import OfflineMessage, Queue, Waiting
 from gateway.store import rows
@@ -14,17 +14,34 @@ from gateway.store.tables import Tables
 _READ = f"SELECT {rows.WAITING_COLUMNS} FROM waiting w JOIN body b ON b.id = w.body WHERE w.client = ?"
 
 
+class Entry(NamedTuple):
+    """A `Waiting` as it was when it was submitted: its owner goes on with it while the writer's thread reads."""
+
+    client_id: str
+    message: OfflineMessage
+    qos: int
+    packet_id: int
+    phase: int
+    position: int
+    source: tuple[Queue, int] | None
+    retain: bool
+
+
+def entries(waiting: Sequence[Waiting]) -> list[Entry]:
+    return [Entry(w.client_id, w.message, w.qos, w.packet_id, w.phase.value, w.position, w.source, w.retain) for w in waiting]
+
+
 class _Batch:
     """What one `put` has to know of the tables, read with one statement for each kind: a fan-out names few messages and many clients, a
     backlog the reverse."""
 
-    def __init__(self, tables: Tables, waiting: Sequence[Waiting]) -> None:
+    def __init__(self, tables: Tables, entries: Sequence[Entry]) -> None:
         db = tables.db
-        names = json.dumps(list({entry.client_id for entry in waiting}))
+        names = json.dumps(list({entry.client_id for entry in entries}))
         self.clients: dict[str, int] = dict(
             db.execute(f"SELECT name, id FROM client WHERE kind = {PERSISTENT} AND name IN (SELECT value FROM json_each(?))", (names,))
         )
-        keys = json.dumps(list({entry.message.id for entry in waiting if not entry.position}))
+        keys = json.dumps(list({entry.message.id for entry in entries if not entry.position}))
         self.bodies: dict[str, dict[str, int]] = {}  # UNIQ_KEY -> topic -> body, of those stored before
         for key, topic, body in db.execute(
             "SELECT unique_key, topic, id FROM body WHERE unique_key IN (SELECT value FROM json_each(?))", (keys,)
@@ -39,11 +56,11 @@ class _Batch:
         self.rows: list[tuple[Any, ...]] = []
 
 
-def put(tables: Tables, waiting: Sequence[Waiting]) -> list[int]:
+def put(tables: Tables, entries: Sequence[Entry]) -> list[int]:
     """As `Store.offline_put`."""
-    batch = _Batch(tables, waiting)
+    batch = _Batch(tables, entries)
     positions: list[int] = []
-    for entry in waiting:
+    for entry in entries:
         client = batch.clients.get(entry.client_id)
         if client is None:
             positions.append(0)
@@ -64,7 +81,7 @@ def put(tables: Tables, waiting: Sequence[Waiting]) -> list[int]:
     return positions
 
 
-def _append(tables: Tables, batch: _Batch, client: int, entry: Waiting) -> int:
+def _append(tables: Tables, batch: _Batch, client: int, entry: Entry) -> int:
     message = entry.message
     taken = (client, message.id)
     if taken in batch.taken:
@@ -81,7 +98,7 @@ def _append(tables: Tables, batch: _Batch, client: int, entry: Waiting) -> int:
             new = batch.fresh[place] = (tables.next(), message)
         body = new[0]
     position = tables.next()
-    phase = entry.phase.value
+    phase = entry.phase
     source = rows.pack_source(message.id, entry.source)
     batch.rows.append((position, client, body, entry.qos, entry.packet_id, phase, position if phase else 0, entry.retain, source))
     return position
@@ -93,8 +110,8 @@ def _waits(tables: Tables, client: int, bodies: Iterable[int]) -> bool:
     )
 
 
-def _update(tables: Tables, client: int, entry: Waiting) -> int:
-    phase, packet_id = entry.phase.value, entry.packet_id
+def _update(tables: Tables, client: int, entry: Entry) -> int:
+    phase, packet_id = entry.phase, entry.packet_id
     # `sent` moves with each packet that is new on the wire: PUBLISHes are resent in their order [MQTT-4.6.0-1], PUBRELs in theirs
     changed = tables.db.execute(
         "UPDATE waiting SET sent = CASE WHEN ?1 = 0 THEN 0 WHEN phase = ?1 AND packet_id = ?2 THEN sent ELSE ?3 END, "

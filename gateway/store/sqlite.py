@@ -49,8 +49,8 @@ class SqliteStore:
     (it survives the process, not always a power cut). offline_count, retained_count, outbox_count: entries. session_expiry_s: 0 = never.
 
     Beyond the port's words: `stats().sessions` counts persistent sessions. `offline_get`, `claim`, `release` and all operations with `done`
-    are ordered among each other; the other reads see what was confirmed before they were called. A `done` without a result of its own gets
-    True. `expire` counts as offline what was over the retention.
+    are ordered among each other; the other reads see what was confirmed before they were called. Arguments are copied at the call.
+    A `done` without a result of its own gets True. `expire` counts as offline what was over the retention.
     """
 
     def __init__(
@@ -149,6 +149,7 @@ class SqliteStore:
         return await self._reader.ask(partial(outbox.read, after=after, limit=limit))
 
     def outbox_remove(self, positions: Sequence[int], done: Done) -> None:
+        positions = tuple(positions)
         self._writer.submit(lambda tables: outbox.remove(tables, positions), done)
 
     def on_outbox(self, wake: Callable[[], None]) -> None:
@@ -157,9 +158,11 @@ class SqliteStore:
     # -- persistent sessions
 
     def subscribe(self, client_id: str, epoch: int, subscriptions: Sequence[Subscription], done: Done) -> None:
+        subscriptions = tuple(subscriptions)
         self._writer.submit(lambda tables: sessions.subscribe(tables, client_id, epoch, subscriptions), done)
 
     def unsubscribe(self, client_id: str, epoch: int, filters: Sequence[str], done: Done) -> None:
+        filters = tuple(filters)
         self._writer.submit(lambda tables: sessions.unsubscribe(tables, client_id, epoch, filters), done)
 
     async def subscriptions(self) -> AsyncIterator[list[tuple[str, Subscription]]]:
@@ -177,6 +180,7 @@ class SqliteStore:
         self._writer.submit(lambda tables: sessions.inbound_put(tables, client_id, epoch, packet_id, unique_key), done)
 
     def inbound_stored(self, client_id: str, epoch: int, packet_ids: Sequence[int], done: Done) -> None:
+        packet_ids = tuple(packet_ids)
         self._writer.submit(lambda tables: sessions.inbound_stored(tables, client_id, epoch, packet_ids), done)
 
     def inbound_remove(self, client_id: str, epoch: int, packet_id: int, done: Done) -> None:
@@ -185,12 +189,14 @@ class SqliteStore:
     # -- messages that wait for a session
 
     def offline_put(self, waiting: Sequence[Waiting], done: Done) -> None:
-        self._writer.submit(lambda tables: offline.put(tables, waiting), done)
+        entries = offline.entries(waiting)
+        self._writer.submit(lambda tables: offline.put(tables, entries), done)
 
     async def offline_get(self, client_id: str, limit: int, *, newest: bool = False, after: int = 0) -> list[Waiting]:
         return await self._writer.ask(lambda tables: offline.get(tables, client_id, limit, newest, after))
 
     def offline_remove(self, client_id: str, positions: Sequence[int], done: Done) -> None:
+        positions = tuple(positions)
         self._writer.submit(lambda tables: offline.remove(tables, client_id, positions), done)
 
     async def remembered(self) -> AsyncIterator[list[tuple[str, str, Queue, int]]]:
@@ -202,6 +208,7 @@ class SqliteStore:
             yield chunk
 
     def forget(self, keys: Sequence[tuple[str, str]], done: Done) -> None:
+        keys = tuple(keys)
         self._writer.submit(lambda tables: offline.forget(tables, keys), done)
 
     # -- retained messages and marks

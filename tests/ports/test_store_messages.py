@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway import observe
-from gateway.ports import Phase, Retained, Store, Waiting
+from gateway.ports import Phase, Retained, Store, Subscription, Waiting
 from tests.ports.stores import PLACES, Place, claim_of, collect, connect, done, leave, moved, outbox, queue, waiting
 
 DAY = 24 * 3600 * 1000
@@ -119,18 +119,20 @@ async def test_a_sent_entry_can_wait_again(place: Place) -> None:
         assert (await connect(store, "a")).inflight == []
 
 
-async def test_an_entry_that_is_gone_or_another_clients_is_not_updated(place: Place) -> None:
+async def test_an_entry_that_is_gone_or_another_clients_is_not_touched(place: Place) -> None:
     async with place.open() as store:
         await connect(store, "a")
         await connect(store, "b")
-        (position,) = await done(store.offline_put, [waiting("a", "M1")])
-        foreign = waiting("b", "M1", position=position + 1_000_000, phase=Phase.SENT, packet_id=1)
-        assert await done(store.offline_put, [foreign]) == [0]
-        await done(store.offline_remove, "b", [position + 1_000_000])
-        assert await keys(store, "a") == ["M1"]
-        await done(store.offline_remove, "a", [position])
-        assert await done(store.offline_put, [waiting("a", "M1", position=position, phase=Phase.SENT)]) == [0]
-        assert store.stats().offline == 0
+        (mine,) = await done(store.offline_put, [waiting("a", "M0")])
+        *_, foreign = await done(store.offline_put, [waiting("b", f"M{n}") for n in range(4)])  # "a" has no such position
+        assert await done(store.offline_put, [waiting("a", "M3", position=foreign, phase=Phase.SENT, packet_id=1)]) == [0]
+        await done(store.offline_remove, "a", [foreign])
+        await done(store.offline_remove, "nobody", [mine])
+        assert await keys(store, "b") == ["M0", "M1", "M2", "M3"]
+        await done(store.offline_remove, "a", [mine])
+        await done(store.offline_remove, "a", [mine])
+        assert await done(store.offline_put, [waiting("a", "M0", position=mine, phase=Phase.SENT)]) == [0]
+        assert store.stats().offline == 4
 
 
 async def test_positions_are_not_used_again(place: Place) -> None:
@@ -281,3 +283,18 @@ async def test_a_put_before_a_claim_is_seen_by_it(place: Place) -> None:
         store.offline_put([waiting("a", "M2")], results.append)
         found: list[Waiting] = await store.offline_get("a", 10)
         assert [entry.position for entry in found] == [position for result in results for position in result]
+
+
+async def test_arguments_belong_to_the_caller_again_at_once(place: Place) -> None:
+    async with place.open() as store:
+        epoch = (await connect(store, "a")).epoch
+        store.retain("noise", None, lambda _: None)  # so that what follows has to wait
+        entry = waiting("a", "M1")
+        entries, subscriptions, results = [entry], [Subscription("p", 1, 1)], list[object]()
+        store.offline_put(entries, results.append)
+        store.subscribe("a", epoch, subscriptions, results.append)
+        entry.phase, entry.packet_id, entry.position = Phase.SENT, 7, 99
+        entries.clear()
+        subscriptions.clear()
+        claimed = await connect(store, "a")
+    assert (claimed.backlog, len(claimed.inflight), len(claimed.subscriptions)) == (1, 0, 1)

@@ -28,7 +28,7 @@ TOPICS = st.sampled_from(["p", "p/a", "p/b", "q/a"])
 PACKET_IDS = st.integers(1, 3)
 KEYS = st.sampled_from(["K1", "K2", "K3", "K4", "K5"])
 STEPS = st.integers(-20, 40)
-LIMITS = {"offline_count": 6, "offline_retention_s": 1, "session_expiry_s": 1, "retained_count": 3, "outbox_count": 12}
+LIMITS = {"offline_count": 6, "offline_retention_s": 1, "session_expiry_s": 1, "retained_count": 3, "outbox_count": 25}
 
 
 class Life:
@@ -96,6 +96,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.now = 10_000
         self.used: list[tuple[str, int]] = []  # (client, epoch), oldest first
         self.places: list[tuple[str, int]] = []  # (client, position) ever given
+        for client in ("a", "b"):
+            self.claim_one(client, "n1", True, False)
 
     def teardown(self) -> None:
         if hasattr(self, "life"):
@@ -108,9 +110,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- the registry
 
-    @rule(client=CLIENTS, node=NODES, persistent=st.booleans(), step=STEPS, with_will=st.booleans())
+    @rule(client=CLIENTS, node=NODES, persistent=st.sampled_from([True, True, True, False]), step=STEPS, with_will=st.booleans())
     def claim(self, client: str, node: str, persistent: bool, step: int, with_will: bool) -> None:
         self.now += step
+        self.claim_one(client, node, persistent, with_will)
+
+    def claim_one(self, client: str, node: str, persistent: bool, with_will: bool) -> None:
         claim = Claim(client, node, new_id(), "1.2.3.4:5", persistent, will() if with_will else None, self.now, (new_id(), new_id()))
         if self.model.outbox_full(claim):
             with pytest.raises(StoreError):
@@ -227,17 +232,24 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.places)
     @rule(data=st.data(), phase=st.sampled_from(Phase), packet_id=PACKET_IDS)
     def advance(self, data: st.DataObject, phase: Phase, packet_id: int) -> None:
-        client, position = data.draw(st.sampled_from(self.places[-8:]))
+        client, position = self.place(data)
         entry = self.model.entry(client, position)
         update = waiting(client, "K1", position=position, phase=phase, packet_id=packet_id)
         assert self.life.call(done, self.store.offline_put, [update]) == [position if entry else 0]
         if entry:
             self.model.advance(entry, phase, packet_id)
 
+    def place(self, data: st.DataObject) -> tuple[str, int]:
+        """Of what waits, as a rule."""
+        there = [(entry.client_id, entry.position) for entry in self.model.all_waiting()]
+        return data.draw(st.sampled_from(there * 3 + self.places[-4:]))
+
     @precondition(lambda self: self.places)
-    @rule(data=st.data(), client=CLIENTS)
-    def acknowledge(self, data: st.DataObject, client: str) -> None:
-        positions = [position for _, position in data.draw(st.lists(st.sampled_from(self.places[-8:]), max_size=4, unique=True))]
+    @rule(data=st.data(), n=st.integers(1, 3), mistaken=st.none() | CLIENTS)
+    def acknowledge(self, data: st.DataObject, n: int, mistaken: str | None) -> None:
+        client, first = self.place(data)
+        positions = [first, *(self.place(data)[1] for _ in range(n - 1))]
+        client = mistaken or client
         self.life.call(done, self.store.offline_remove, client, positions)
         for position in positions:
             if (entry := self.model.entry(client, position)) is not None:
@@ -270,7 +282,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.life.call(self.store.set_mark, name, value)
         self.model.marks[name] = value
 
-    @rule(step=st.integers(0, 1500))
+    @rule(step=st.sampled_from([0, 100, 300, 999, 1500]))
     def expire(self, step: int) -> None:
         self.now += step
         sessions, offline = self.life.call(self.store.expire, self.now)
@@ -307,5 +319,5 @@ class StoreMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("name", sorted(PLACES))
 def test_the_store_behaves_as_its_model(name: str) -> None:
     machine = type("Machine", (StoreMachine,), {"make": staticmethod(PLACES[name])})
-    modest = settings(max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+    modest = settings(max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(machine, settings=modest)
