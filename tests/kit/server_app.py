@@ -116,7 +116,7 @@ class EmbeddedApp:
         await reader.aclose()
 
     async def reader(self, topic: str, from_start: bool = False) -> Reader:
-        reader = await self._ask({"do": "tail", "topic": topic, "tags": None, "start": "first" if from_start else "now"})
+        reader = await self._ask({"do": "tail", "topic": topic, "tags": None, "start": "begin" if from_start else "now"})
         self._readers.append(reader)
         return reader
 

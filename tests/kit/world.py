@@ -90,7 +90,13 @@ class Scene:
         self.world = world
         self.parent = world.parent
         self.broker = Broker(world.gateway.host, world.gateway.port, "gateway")
-        self.app = world.app()
+        self._apps: list[ServerApp] = []
+        self.app = self.new_app()
+
+    def new_app(self) -> ServerApp:
+        """Another server app, e.g. after the gateway was started again."""
+        self._apps.append(self.world.app())
+        return self._apps[-1]
 
     def sub(self) -> str:
         """A subtopic that no other test uses, with its leading slash."""
@@ -121,7 +127,8 @@ class Scene:
     async def close(self) -> None:
         """Drop devices and server app."""
         await self.broker.close()
-        await self.app.close()
+        for app in self._apps:
+            await app.close()
 
 
 def payloads(packets: Iterable[Packet]) -> list[bytes]:
