@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import services
+from deploy import server, services
 from deploy.services import Mosquitto, Redis, RocketMQ, Server, ServiceError
 from tests.kit.services import StartRocketMQ
 
@@ -22,7 +22,7 @@ def redis_says(server: Redis, command: str) -> str:
 
 
 def test_a_missing_program_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(server.shutil, "which", lambda *_, **__: None)
     with pytest.raises(ServiceError, match=r"mvn is missing.*apt-get install -y maven"):
         services.program("mvn")
 
@@ -55,6 +55,23 @@ def test_stop_leaves_a_process_alone_that_only_shares_the_pid(tmp_path: Path, mo
     assert services.stop() == []
     assert stranger.poll() is None
     stranger.communicate(b"\n", timeout=10)
+
+
+def test_stop_ends_what_an_earlier_command_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "ROOT", tmp_path)
+    home = tmp_path / "mosquitto"
+    code = f"from pathlib import Path; from deploy.services import Mosquitto; Mosquitto.started(Path({str(home)!r}))"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert list(services.status()) == ["mosquitto/mosquitto"]
+    assert services.stop(["redis"]) == []
+    assert services.stop(["mosquitto"]) == ["mosquitto/mosquitto"]
+    assert services.status() == {}
+
+
+def test_stop_leaves_the_servers_of_a_running_test_to_it(mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "ROOT", mosquitto.home)
+    assert services.stop() == []
+    assert services.mqtt_answers(mosquitto.port)
 
 
 def test_a_server_that_ends_at_once_is_reported_with_its_log(tmp_path: Path) -> None:

@@ -69,13 +69,9 @@ def _clusters() -> Iterator[StartRocketMQ]:
 
 
 @pytest.fixture(scope="session")
-def rocketmq() -> Iterator[RocketMQ]:
-    """The RocketMQ that `make services` runs; started, and ended again, when it doesn't run."""
-    before = services.status()
-    cluster = services.shared_rocketmq()
-    yield cluster
-    if not any(name.startswith(cluster.home.name) for name in before):
-        cluster.stop()
+def rocketmq() -> RocketMQ:
+    """The RocketMQ that `make services` runs, started when it doesn't run. It stays for the next run; `make services-stop` ends it."""
+    return services.shared_rocketmq()
 
 
 @pytest.fixture
