@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -39,7 +40,10 @@ Qos = Annotated[int, typer.Option("--qos", "-q", min=0, max=2)]
 
 def main() -> NoReturn:
     """The console script."""
-    app()
+    try:
+        app()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C while Python ends would show a traceback
     raise SystemExit(0)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from functools import partial
 from typing import Any, NamedTuple
 
 import trio
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from gateway import observe
 from gateway.mqtt.packets import Publish
@@ -91,17 +92,16 @@ async def check(settings: Settings, as_json: bool) -> int:
     from gateway.api.http import as_json as health_json
     from gateway.tools.check import check as findings
 
-    table = Table(show_header=False, box=None, pad_edge=False)
+    console = Console(soft_wrap=True, highlight=False)
     good = True
     async for health in findings(settings, app.build_store, app.build_backend):
         good = good and health.ok
         if as_json:
             emit_json(health_json(health))
         else:
-            state = "[green]ok[/]" if health.ok else "[red]FAILED[/]"
-            table.add_row(state, harmless(health.name), f"{health.detail}{'. ' + health.cure if health.cure else ''}")
-    if not as_json:
-        Console(soft_wrap=True).print(table)
+            state = "[green]ok    [/]" if health.ok else "[red]FAILED[/]"
+            text = f"{health.detail}. {health.cure}" if health.cure else health.detail
+            console.print(f"{state} {escape(harmless(health.name))}: {escape(harmless(text))}")
     return 0 if good else 1
 
 
@@ -196,8 +196,12 @@ async def tail(settings: Settings, group: str, client: str, types: list[str], re
     if unknown:
         raise ToolError(f"--type: {unknown[0]!r} is unknown; there are {', '.join(TYPES)}.")
     wanted, begin = Filter(client, frozenset(types), reason), start_time(start)
-    async with server_app(settings, app.build_backend) as backend, backend.read(event_topic(group), None, begin) as messages:
-        return await _print_all(events(messages, wanted), _print_event, count, as_json)
+    async with (
+        server_app(settings, app.build_backend) as backend,
+        backend.read(event_topic(group), None, begin) as messages,
+        aclosing(events(messages, wanted)) as found,
+    ):
+        return await _print_all(found, _print_event, count, as_json)
 
 
 async def _print_all(found: AsyncIterator[dict[str, Any]], show: Any, count: int, as_json: bool) -> int:

@@ -128,6 +128,7 @@ class Device:
                 self._received.discard(packet.packet_id)
                 await self._send(PubComp(packet.packet_id))
             case _:
+                self._leaving = isinstance(packet, ConnAck) and packet.code != 0  # the end that follows is no news
                 waiting = self._answers.pop((type(packet), getattr(packet, "packet_id", 0)), None)
                 if waiting is not None:
                     waiting.send_nowait(packet)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, NamedTuple
 
 from gateway.rules.presence import CONNECT, DISCONNECT, TCPCLEAN
@@ -68,7 +68,7 @@ def parse_event(message: dict[str, Any]) -> dict[str, Any] | None:
     return event
 
 
-async def events(messages: AsyncIterator[dict[str, Any]], wanted: Filter) -> AsyncIterator[dict[str, Any]]:
+async def events(messages: AsyncIterator[dict[str, Any]], wanted: Filter) -> AsyncGenerator[dict[str, Any], None]:
     """The wanted events among the messages of an event topic, each once."""
     repeats = Repeats()
     async for message in messages:

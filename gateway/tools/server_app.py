@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,11 +67,11 @@ class OnBackend:
     @asynccontextmanager
     async def read(self, topic: str, tags: frozenset[str] | None, start: str) -> AsyncIterator[AsyncIterator[Found]]:
         await must_exist(self._backend, topic)
-        async with reading(self._backend, topic, tags, start_of(start)) as batches:
-            yield _flat(batches)
+        async with reading(self._backend, topic, tags, start_of(start)) as batches, aclosing(_flat(batches)) as messages:
+            yield messages
 
 
-async def _flat(batches: AsyncIterator[list[Any]]) -> AsyncIterator[Found]:
+async def _flat(batches: AsyncIterator[list[Any]]) -> AsyncGenerator[Found, None]:
     async for messages in batches:
         for message in messages:
             yield as_json(message)
@@ -109,7 +109,8 @@ class ThroughGateway:
             ) from None
         async with stream:
             await stream.send_all(json.dumps(request).encode() + b"\n")
-            yield _lines(stream)
+            async with aclosing(_lines(stream)) as lines:
+                yield lines
 
     async def _answer(self, lines: AsyncIterator[Found]) -> Found:
         async for line in lines:
@@ -119,7 +120,7 @@ class ThroughGateway:
         raise ToolError("the gateway closed the connection; its log has the reason.")
 
 
-async def _lines(stream: trio.SocketStream) -> AsyncIterator[Found]:
+async def _lines(stream: trio.SocketStream) -> AsyncGenerator[Found, None]:
     buffer = bytearray()
     while True:
         try:
