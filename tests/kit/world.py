@@ -32,17 +32,17 @@ def sign(secret: str, text: str) -> bytes:
 class World:
     """Names that no other run uses, and a gateway that knows them.
 
-    parent, other: bridged topics. group, watched: groups of account `owner`; only `watched` has an event topic. guests: the group of
+    instance: the gateway's. parent, other: bridged topics. group, watched: groups of account `owner`; only `watched` has an event topic. guests: the group of
     account `guest`, which may publish and subscribe below `<parent>/guest/` alone. opened: a group for every account.
     """
 
     def __init__(self, folder: Path, namesrv: str | None, settings: Mapping[str, Any] | None = None) -> None:
         run = uuid.uuid4().hex[:8]
-        self.namesrv = namesrv
-        self.parent, self.other = f"parent{run}", f"other{run}"
+        self.namesrv, self.instance = namesrv, f"t{run}"
+        self.instance, self.parent, self.other = f"t{run}", f"parent{run}", f"other{run}"
         self.group, self.watched, self.guests, self.opened = f"GID_{run}", f"GID_w{run}", f"GID_g{run}", f"GID_o{run}"
         sections: dict[str, Any] = {
-            "gateway": {"data_dir": str(folder / "data"), "instance": f"t{run}"},
+            "gateway": {"data_dir": str(folder / "data"), "instance": self.instance},
             "bridge": {"topics": [self.parent, self.other], "default_topic": "", "create_topics": True},
             "naming": {"mode": "strict", "groups": [self.opened]},
             "auth": {"anonymous": False},

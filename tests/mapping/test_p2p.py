@@ -38,7 +38,7 @@ async def test_as_a_server_app_sees_it(scene: Scene) -> None:
         "qoslevel": "1",
         "cleansessionflag": "false",
         "clientId": sender.client_id,
-        "mqttGateway": "default",
+        "mqttGateway": scene.world.instance,
     }
 
 

@@ -36,7 +36,7 @@ async def test_tag_and_properties(scene: Scene, qos: int, clean: bool, retain: b
         "qoslevel": str(qos),
         "cleansessionflag": "true" if clean else "false",
         "clientId": device.client_id,
-        "mqttGateway": "default",
+        "mqttGateway": scene.world.instance,
     }
     if retain:
         expected["mqttRetain"] = "true"
@@ -196,6 +196,6 @@ async def test_will_is_an_uplink_message(scene: Scene) -> None:
         "qoslevel": "1",
         "cleansessionflag": "true",
         "clientId": device.client_id,
-        "mqttGateway": "default",
+        "mqttGateway": scene.world.instance,
         "mqttRetain": "true",
     }
