@@ -278,8 +278,8 @@ class Log:
         return max(minimum, end)
 
     def trim(self, refs: Iterable[int], before: int, excess: int) -> list[QueueState]:
-        """Of these queues remove the oldest segments: those stored before `before` (ms), and as many as it takes for `excess` bytes; one
-        small step of it. Returns the new state of the queues that changed. Raises sqlite3.Error."""
+        """Of these queues remove the oldest segments: those stored before `before` (ms), and as many as it takes for `excess` bytes, but
+        for the newest one of each queue; one small step of it. Returns the new state of the queues that changed. Raises sqlite3.Error."""
 
         def remove(database: sqlite3.Connection) -> list[QueueState]:
             removed = 0
@@ -289,15 +289,18 @@ class Log:
             for _ in range(_TRIM_SEGMENTS):
                 if not heads or removed >= _TRIM_BYTES or (heads[0][0] >= before and removed >= excess):
                     break
-                _, key, ref = heads[0]
+                stored, key, ref = heads[0]
                 count, size = database.execute("SELECT count, length(data) FROM segments WHERE id = ?", (key,)).fetchone()
+                head = self._head(ref, first_offset(key) + count)
+                if head is None and stored >= before:  # the newest one of its queue: only time removes it
+                    heappop(heads)
+                    continue
                 removed += size
                 gone[ref] = (key, first_offset(key) + count)
-                head = self._head(ref, first_offset(key) + count)
-                if head:
-                    heapreplace(heads, (*head, ref))
-                else:
+                if head is None:
                     heappop(heads)
+                else:
+                    heapreplace(heads, (*head, ref))
             for ref, (key, minimum) in gone.items():
                 database.execute("DELETE FROM segments WHERE id BETWEEN ? AND ?", (segment_key(ref, 0), key))
                 database.execute("UPDATE queues SET min = ? WHERE id = ?", (minimum, ref))

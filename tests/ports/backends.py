@@ -118,6 +118,7 @@ class Recorder:
         self.gone: list[Queue] = []
         self.messages: list[Received] = []
         self.busy: set[Queue] = set()
+        self.returned = 0  # calls of `received` that came to their end
         self._last: dict[Queue, int] = {}
         self._more = trio.Event()
 
@@ -149,6 +150,7 @@ class Recorder:
                 await self.gate.wait()
             else:
                 await trio.lowlevel.checkpoint()
+            self.returned += 1
         finally:
             self.busy.discard(queue)
             self._tell()
