@@ -224,6 +224,9 @@ class Backend(Protocol):
     async def commit_end(self, topic: str, group: str) -> None:
         """Commit the end of each queue of `topic` for `group`, so that what is stored already is never read. Raises BackendError."""
 
+    async def members(self, group: str) -> list[str]:
+        """Other live clients that consume in `group`, on any machine. Raises BackendError (UNAVAILABLE, NOT_PERMITTED)."""
+
     async def consume(
         self,
         topic: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -200,6 +201,20 @@ class RocketMQ:
 
         for queue in route.readable:
             await commit(queue)
+
+    async def members(self, group: str) -> list[str]:
+        """See the port. A broker that does not know the group has no members of it."""
+        found: set[str] = set()
+        for broker, address in sorted((await self._routes.masters()).items()):
+            try:
+                answer = await self._routes.endpoint(address).request(
+                    codes.GET_CONSUMER_LIST_BY_GROUP, {"consumerGroup": self._wire(group)}
+                )
+            except Lost as lost:
+                raise BackendError(Refusal.UNAVAILABLE, f"broker {broker} does not tell who is in group {group}: {lost}") from lost
+            if answer.code == codes.SUCCESS and answer.body:
+                found.update(json.loads(answer.body).get("consumerIdList") or ())
+        return sorted(found - {self._client_id})
 
     async def consume(
         self,

@@ -14,6 +14,7 @@ from gateway.rules import envelope
 from gateway.runtime.outbound import Outbound
 from gateway.runtime.quota import Rate
 from gateway.runtime.router import Router
+from gateway.settings import Settings
 
 YIELD_EVERY = 1000
 NARROW_SECONDS = 60.0  # the wider filter goes so long after the last filter that needed it
@@ -39,35 +40,24 @@ class Parent:
 
 
 class Downlink:
-    """All bridged parents of this node. topics: what settings name; default_topic: "" or the topic of everything else."""
+    """All bridged parents of this node. default_topic: "" or the topic of everything that is not bridged by name."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        store: Store,
-        router: Router,
-        *,
-        topics: Iterable[str],
-        default_topic: str,
-        tags: tuple[str, str, str],
-        instance: str,
-        create_queues: int,
-        largest_packet: int,
-        rate: Rate,
-    ) -> None:
+    def __init__(self, backend: Backend, store: Store, router: Router, settings: Settings, rate: Rate) -> None:
+        bridge, limits = settings.bridge, settings.limits
         self._backend = backend
         self._store = store
         self._router = router
-        self.default_topic = default_topic
-        self._downlink_tag, self._p2p_tag, self._uplink_tag = tags
-        self._instance = instance
-        self._group = f"GID_MQTTGW_{instance}"
-        self._create_queues = create_queues
-        self._largest_packet = largest_packet
         self._rate = rate
-        names = dict.fromkeys([*topics, *([default_topic] if default_topic else [])])
+        self.default_topic = bridge.default_topic
+        self._downlink_tag, self._p2p_tag, self._uplink_tag = bridge.downlink_tag, bridge.p2p_tag, bridge.uplink_tag
+        self._instance = settings.gateway.instance
+        self._group = f"GID_MQTTGW_{settings.gateway.instance}"
+        self._shared_store = not settings.store.url.startswith("sqlite:")
+        self._create_queues = settings.backend.create_queues if bridge.create_topics else 0
+        self._largest_packet = max(limits.packet_bytes, limits.payload_bytes)
+        self.bridged = frozenset(bridge.topics)
+        names = dict.fromkeys([*bridge.topics, *([bridge.default_topic] if bridge.default_topic else [])])
         self.parents = {name: Parent(name) for name in names}
-        self.bridged = frozenset(topics)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Each parent begins as soon as the backend lets it."""
@@ -103,9 +93,15 @@ class Downlink:
             else:
                 parent.problem = None
                 parent.ready.set()
+                observe.log.info("topic_bridged", topic=parent.name, group=self._group, devices_listen=parent.wide)
                 return
             await trio.sleep(pause)
             pause = min(pause * 2, RETRY_MOST)
+
+    async def bridged_all(self) -> None:
+        """Wait until every parent is consumed."""
+        for parent in self.parents.values():
+            await parent.ready.wait()
 
     async def _bridge(self, parent: Parent) -> None:
         """Design section 4: the first bridging commits the end, so that a topic's history never floods the devices."""
@@ -113,6 +109,7 @@ class Downlink:
             if not self._create_queues:
                 raise BackendError(Refusal.NO_SUCH_TOPIC, f"topic {parent.name!r} does not exist: create it, or set bridge.create_topics")
             await self._backend.create_topic(parent.name, self._create_queues)
+        await self.alone()
         mark = f"bridged/{self._group}/{parent.name}"
         if await self._store.mark(mark) is None:
             await self._backend.commit_end(parent.name, self._group)
@@ -120,6 +117,16 @@ class Downlink:
         # stored sessions may want devices' messages from before this start: wide at once where one listens
         parent.wide = self._listened(parent)
         parent.consumer = await self._backend.consume(parent.name, self._tags(parent.wide), self._group, Arrivals(self, parent))
+
+    async def alone(self) -> None:
+        """With an embedded store no second gateway may be in this instance: each would take messages from the other (design section 5).
+        Raises BackendError."""
+        if self._shared_store:
+            return
+        others = await self._backend.members(self._group)
+        if others:
+            text = f"another gateway consumes in group {self._group}: {', '.join(others)}; stop it, or set another gateway.instance here"
+            raise BackendError(Refusal.NOT_PERMITTED, text)
 
     def _tags(self, wide: bool) -> frozenset[str]:
         tags = {self._downlink_tag, self._p2p_tag}
@@ -253,10 +260,10 @@ class Arrivals:
         self._parent = parent
 
     def assigned(self, queue: Queue, position: int) -> None:
-        observe.log.info("queue_assigned", queue=f"{queue.topic}/{queue.broker}/{queue.id}", position=position)
+        observe.log.debug("queue_assigned", queue=f"{queue.topic}/{queue.broker}/{queue.id}", position=position)
 
     def revoked(self, queue: Queue) -> None:
-        observe.log.info("queue_revoked", queue=f"{queue.topic}/{queue.broker}/{queue.id}")
+        observe.log.debug("queue_revoked", queue=f"{queue.topic}/{queue.broker}/{queue.id}")
 
     async def received(self, messages: list[Received]) -> None:
         await self._downlink.arrived(self._parent, messages)

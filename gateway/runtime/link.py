@@ -4,7 +4,7 @@ FIFO of unacknowledged PUBLISHes, the mailbox, and what all links share (`Shared
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,7 +56,7 @@ class Transport(Protocol):
 
 @dataclass(slots=True)
 class Shared:
-    """What all links of this node use. now: ms since 1970. opened: links with or without a CONNECT."""
+    """What all links of this node use. opened: links with or without a CONNECT."""
 
     settings: Settings
     access: Access
@@ -67,7 +67,6 @@ class Shared:
     subscribing: Subscribing
     rate: Rate
     bounds: Bounds
-    now: Callable[[], int]
     opened: set[Link]
 
 
@@ -115,7 +114,7 @@ class Link:
         self.mailbox: Mailbox | None = None
         self.inlet: Inlet | None = None  # made with the first PUBLISH
         self.left: trio.Event | None = None
-        self.last = 0.0  # when the last bytes came (monotonic seconds)
+        self.last = 0.0  # when the last packet came (monotonic seconds)
         self.paused = False  # not read because of back-pressure: its keep-alive stands still
 
     # ------------------------------------------------------------ life
@@ -268,8 +267,9 @@ class Link:
             data = await transport.receive()
             if not data:
                 return
-            self.last = trio.current_time()
             packets = feed(data)
+            if packets:
+                self.last = trio.current_time()  # a whole packet, not some bytes [MQTT-3.1.2-24]
 
     async def _other(self, packet: Packet | Close) -> None:
         mailbox, transport = self.mailbox, self.transport

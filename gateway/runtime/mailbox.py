@@ -15,6 +15,7 @@ import trio
 
 from gateway import observe
 from gateway.mqtt import encode
+from gateway.mqtt.inflight import next_free
 from gateway.ports import Phase, Waiting
 from gateway.runtime.outbound import ENTRY_BYTES, Entry, Outbound, stored_entry
 
@@ -158,11 +159,7 @@ class Mailbox:
     def _send(self, entry: Entry) -> None:
         inflight = self.inflight
         assert inflight is not None
-        packet_id = self._last_id
-        while True:
-            packet_id = packet_id + 1 if packet_id < 65535 else 1
-            if packet_id not in inflight:  # never an id in use [MQTT-2.3.1-2]
-                break
+        packet_id = next_free(self._last_id, inflight)  # there is one: the window is smaller than 65,535
         self._last_id = packet_id
         inflight[packet_id] = entry
         entry.packet_id = packet_id

@@ -7,7 +7,7 @@ import time
 import trio
 
 from gateway import observe
-from gateway.ports import Backend, Store
+from gateway.ports import Backend, BackendError, Refusal, Store
 from gateway.rules.presence import Reason
 from gateway.runtime.access import Access
 from gateway.runtime.downlink import Downlink
@@ -24,6 +24,8 @@ from gateway.runtime.uplink import Uplink
 from gateway.runtime.views import Views
 from gateway.settings import Settings
 
+MEMBERS_SECONDS = 5.0
+BRIDGED_SECONDS = 10.0  # how long devices wait at the start for a backend that does not answer
 NODE_MARK = "node"  # under which name the store's last gateway ran: a container's host name changes
 
 
@@ -36,55 +38,19 @@ class Node:
     """settings: complete, with at least one account or anonymous access."""
 
     def __init__(self, settings: Settings, backend: Backend, store: Store) -> None:
-        limits, bridge = settings.limits, settings.bridge
+        limits = settings.limits
         self._settings = settings
         self._backend = backend
         self._store = store
         rate = Rate(limits.tps, trio.current_time())
         access = Access(settings)
-        self._offline = Offline(
-            store, batch=limits.offline_batch, interval=limits.offline_interval_seconds, strict=settings.offline.order == "strict"
-        )
+        self._offline = Offline(store, settings)
         self._router = Router(self._offline)
-        self._downlink = Downlink(
-            backend,
-            store,
-            self._router,
-            topics=bridge.topics,
-            default_topic=bridge.default_topic,
-            tags=(bridge.downlink_tag, bridge.p2p_tag, bridge.uplink_tag),
-            instance=settings.gateway.instance,
-            create_queues=settings.backend.create_queues if bridge.create_topics else 0,
-            largest_packet=max(limits.packet_bytes, limits.payload_bytes),
-            rate=rate,
-        )
-        uplink = Uplink(
-            backend,
-            store,
-            bridged=self._downlink.bridged,
-            default_topic=bridge.default_topic,
-            uplink_tag=bridge.uplink_tag,
-            p2p_tag=bridge.p2p_tag,
-            instance=settings.gateway.instance,
-            now=wall_clock,
-        )
-        self._registry = Registry(
-            backend, store, self._router, self._offline, node=settings.gateway.node_id, takeover=limits.takeover_seconds, now=wall_clock
-        )
+        self._downlink = Downlink(backend, store, self._router, settings, rate)
+        uplink = Uplink(backend, store, settings, wall_clock)
+        self._registry = Registry(backend, store, self._router, self._offline, settings, wall_clock)
         self._presence = Presence(backend, store, uplink, default_group=settings.naming.default_group)
-        self._sweeper = Sweeper(
-            self._registry, self._router, self._offline, store, self._downlink, push_timeout=limits.push_timeout_seconds, now=wall_clock
-        )
-        subscribing = Subscribing(
-            store,
-            self._router,
-            self._downlink,
-            access,
-            self._offline,
-            per_client=limits.subscriptions_per_client,
-            instance=limits.subscriptions,
-            now=wall_clock,
-        )
+        self._sweeper = Sweeper(self._registry, self._router, self._offline, store, self._downlink, limits.push_timeout_seconds, wall_clock)
         self._shared = Shared(
             settings=settings,
             access=access,
@@ -92,16 +58,15 @@ class Node:
             router=self._router,
             uplink=uplink,
             offline=self._offline,
-            subscribing=subscribing,
+            subscribing=Subscribing(store, self._router, self._downlink, access, limits, wall_clock),
             rate=rate,
             bounds=Bounds(limits.inflight, limits.mailbox_count, limits.mailbox_bytes, limits.write_buffer_bytes),
-            now=wall_clock,
             opened=set(),
         )
         self.views = Views(backend, store, self._registry, self._router, self._downlink, self._shared.opened)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled. Started when stored sessions are known and devices may come in. Raises StoreError."""
+        """Serve until cancelled. Started when stored sessions are known and devices may come in. Raises StoreError, BackendError."""
         await self._recover()
         async with trio.open_nursery() as nursery:
             await nursery.start(self._offline.run)
@@ -111,11 +76,19 @@ class Node:
             nursery.start_soon(self._sweeper.run)
             nursery.start_soon(self._sweeper.expire)
             nursery.start_soon(self._sweeper.forget)
+            with trio.move_on_after(BRIDGED_SECONDS):  # a PUBLISH to a topic that is being created would be refused
+                await self._downlink.bridged_all()
             task_status.started()
 
     async def _recover(self) -> None:
         """What a former life of this node left: its connections are gone, its wills are due; stored subscriptions are in force."""
         node = self._settings.gateway.node_id
+        try:
+            with trio.move_on_after(MEMBERS_SECONDS):
+                await self._downlink.alone()
+        except BackendError as error:
+            if error.refusal is not Refusal.UNAVAILABLE:  # a server that is down is asked again when the topics are bridged
+                raise
         before = await self._store.mark(NODE_MARK)
         gone = 0
         for name in {node, before or node}:

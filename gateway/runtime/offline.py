@@ -12,20 +12,19 @@ from gateway import observe
 from gateway.ports import Store, StoreError, Waiting
 from gateway.runtime.mailbox import Mailbox
 from gateway.runtime.outbound import Entry, Outbound, stored_entry, waiting_of
+from gateway.settings import Settings
 
 RETRY_SECONDS = 1.0
 
 
 class Offline:
-    """The one way to the store's waiting messages. batch: messages; interval: seconds between batches, 0 = as fast as they are
-    acknowledged;
-    strict: one order for stored and live messages."""
+    """The one way to the store's waiting messages."""
 
-    def __init__(self, store: Store, *, batch: int, interval: float, strict: bool) -> None:
+    def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
-        self._batch = batch
-        self._interval = interval
-        self._strict = strict
+        self._batch = settings.limits.offline_batch
+        self._interval = settings.limits.offline_interval_seconds
+        self._strict = settings.offline.order == "strict"
         self._feeds: set[Mailbox] = set()
         self._nursery: trio.Nursery | None = None
         self._failed: deque[Callable[[], None]] = deque()

@@ -14,6 +14,7 @@ from gateway.rules.presence import Reason
 from gateway.runtime.inlet import Inbound
 from gateway.runtime.offline import Offline
 from gateway.runtime.router import Router, Subscriber
+from gateway.settings import Settings
 
 if TYPE_CHECKING:
     from gateway.runtime.link import Link
@@ -23,17 +24,17 @@ LEAVE_SECONDS = 5.0  # at the end: how long the last releases may take
 
 
 class Registry:
-    """node: this node's name. takeover: seconds that an older connection has to hand over. now: ms since 1970."""
+    """now: ms since 1970. links: by Client ID, those that are accepted."""
 
     def __init__(
-        self, backend: Backend, store: Store, router: Router, offline: Offline, *, node: str, takeover: float, now: Callable[[], int]
+        self, backend: Backend, store: Store, router: Router, offline: Offline, settings: Settings, now: Callable[[], int]
     ) -> None:
         self._backend = backend
         self._store = store
         self._router = router
         self._offline = offline
-        self._node = node
-        self._takeover = takeover
+        self._node = settings.gateway.node_id
+        self._takeover = settings.limits.takeover_seconds
         self._now = now
         self._claiming: dict[str, trio.Event] = {}
         self._underway: dict[str, dict[int, Inbound]] = {}  # of connections that ended before the backend had answered

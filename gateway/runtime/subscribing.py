@@ -17,9 +17,9 @@ from gateway.rules.presence import Reason
 from gateway.runtime.access import Access
 from gateway.runtime.downlink import Downlink
 from gateway.runtime.mailbox import Mailbox
-from gateway.runtime.offline import Offline
 from gateway.runtime.outbound import Outbound, stored_entry
 from gateway.runtime.router import Router
+from gateway.settings import Limits
 
 if TYPE_CHECKING:
     from gateway.runtime.link import Link
@@ -28,27 +28,15 @@ READY_SECONDS = 10.0  # how long a SUBSCRIBE waits for a backend that is not the
 
 
 class Subscribing:
-    """per_client, instance: limits (instance 0 = none). now: ms since 1970."""
+    """now: ms since 1970."""
 
-    def __init__(
-        self,
-        store: Store,
-        router: Router,
-        downlink: Downlink,
-        access: Access,
-        offline: Offline,
-        *,
-        per_client: int,
-        instance: int,
-        now: Callable[[], int],
-    ) -> None:
+    def __init__(self, store: Store, router: Router, downlink: Downlink, access: Access, limits: Limits, now: Callable[[], int]) -> None:
         self._store = store
         self._router = router
         self._downlink = downlink
         self._access = access
-        self._offline = offline
-        self._per_client = per_client
-        self._instance = instance
+        self._per_client = limits.subscriptions_per_client
+        self._instance = limits.subscriptions
         self._now = now
 
     async def subscribe(self, link: Link, packet: Subscribe) -> None:

@@ -29,7 +29,6 @@ class Sweeper:
         offline: Offline,
         store: Store,
         downlink: Downlink,
-        *,
         push_timeout: float,
         now: Callable[[], int],
     ) -> None:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from gateway import observe
 from gateway.mqtt.packets import Publish
 from gateway.ports import Backend, BackendError, Message, Properties, Receipt, Retained, Store, Stored, StoreError, Will
 from gateway.rules import envelope
+from gateway.settings import Settings
 
 KEEP_ROUTES = 64  # topics a link remembers; a device with more pays the routing again
 
@@ -43,25 +44,15 @@ class TopicPath:
 class Uplink:
     """What all links share on the way up. now: ms since 1970."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        store: Store,
-        *,
-        bridged: Container[str],
-        default_topic: str,
-        uplink_tag: str,
-        p2p_tag: str,
-        instance: str,
-        now: Callable[[], int],
-    ) -> None:
+    def __init__(self, backend: Backend, store: Store, settings: Settings, now: Callable[[], int]) -> None:
+        bridge = settings.bridge
         self.backend = backend
         self.store = store
-        self._bridged = bridged
-        self._default_topic = default_topic
-        self._uplink_tag = uplink_tag
-        self._p2p_tag = p2p_tag
-        self._instance = instance
+        self._bridged = frozenset(bridge.topics)
+        self._default_topic = bridge.default_topic
+        self._uplink_tag = bridge.uplink_tag
+        self._p2p_tag = bridge.p2p_tag
+        self._instance = settings.gateway.instance
         self._now = now
 
     def path(self, topic: str, client_id: str, clean: bool) -> TopicPath | None:

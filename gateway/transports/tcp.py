@@ -37,10 +37,10 @@ class TcpTransport:
 
     def write(self, data: bytes) -> None:
         """Queue `data`. After `close` it is ignored."""
+        if self.closed:
+            return
         out = self._out
         if not out:
-            if self.closed:
-                return
             if not self._stuck:
                 self._flusher.dirty(self)
         out.append(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.mqtt.inflight import GREATEST, PacketIds, next_free
+from gateway.mqtt.inflight import GREATEST, next_free
 
 
 def test_ids_go_round_and_skip_those_in_use() -> None:
@@ -22,9 +22,6 @@ def test_all_in_use() -> None:
     assert next_free(17, everything) == 0
     assert next_free(17, set(everything) - {17}) == 17
     assert next_free(17, set(everything) - {16}) == 16
-    ids = PacketIds(9)
-    assert ids.take(everything) == 0
-    assert ids.last == 9
 
 
 @given(st.sets(st.integers(1, 20)), st.integers(0, GREATEST))
@@ -32,12 +29,6 @@ def test_an_id_is_free_and_in_range(in_use: set[int], last: int) -> None:
     number = next_free(last, in_use)
     assert 1 <= number <= GREATEST
     assert number not in in_use
-
-
-def test_a_released_id_comes_back_last() -> None:
-    ids = PacketIds()
-    assert [ids.take(()) for _ in range(3)] == [1, 2, 3]
-    assert len({ids.take(()) for _ in range(GREATEST)}) == GREATEST
 
 
 class Asked:
