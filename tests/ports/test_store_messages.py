@@ -72,6 +72,22 @@ async def test_a_message_is_put_once(place: Place) -> None:
         assert await done(store.offline_put, [waiting("a", "M1")]) != [0]  # QoS 1: not remembered
 
 
+async def test_a_body_stays_while_somebody_waits_for_it(place: Place) -> None:
+    async with place.open() as store:
+        names = ["a", "b", "c", "d"]
+        for name in names:
+            await connect(store, name)
+        positions = await done(store.offline_put, [waiting(name, "M1", payload=b"shared") for name in names])
+        await done(store.offline_remove, "a", [positions[0]])
+        await connect(store, "b", persistent=False)
+        for name in ("c", "d"):
+            assert [entry.message.payload for entry in await store.offline_get(name, 10)] == [b"shared"]
+        assert await done(store.offline_put, [waiting("a", "M1", payload=b"shared")]) != [0]
+        for name, position in (("c", positions[2]), ("d", positions[3])):
+            await done(store.offline_remove, name, [position])
+        assert [entry.message.payload for entry in await store.offline_get("a", 10)] == [b"shared"]
+
+
 async def test_entries_of_missing_sessions_are_dropped(place: Place) -> None:
     async with place.open() as store:
         await connect(store, "a")
