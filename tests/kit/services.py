@@ -13,6 +13,8 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -71,6 +73,11 @@ def _clusters() -> Iterator[StartRocketMQ]:
 @pytest.fixture(scope="session")
 def rocketmq() -> RocketMQ:
     """The RocketMQ that `make services` runs, started when it doesn't run. It stays for the next run; `make services-stop` ends it."""
+    # by a process of its own: servers that outlive this one are not its children
+    command = [sys.executable, services.__file__, "start", "--only", "rocketmq"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    if done.returncode:
+        raise services.ServiceError(done.stderr)
     return services.shared_rocketmq()
 
 
