@@ -41,6 +41,8 @@ from gateway.runtime.subscribing import Subscribing
 from gateway.runtime.uplink import Uplink
 from gateway.settings import Settings
 
+GOODBYE_SECONDS = 2.0  # how long a device that said DISCONNECT waits for a store that does not answer
+
 
 class Transport(Protocol):
     """What a link needs of its socket (transports/)."""
@@ -126,6 +128,8 @@ class Link:
             packets = await self._admission()
             if packets is not None:
                 await self._serve(packets)
+            if self.polite:
+                await self._say_goodbye()
         except Exception:  # noqa: BLE001 - logged with its traceback; one device can not end the gateway
             self.reason = Reason.INTERNAL_ERROR
             observe.note(observe.Fact.INTERNAL_ERROR, client_id=self.client_id, channel_id=self.channel_id, exc_info=True)
@@ -141,6 +145,14 @@ class Link:
                 )
                 self._shared.registry.leave(self)
             self.transport.close()
+
+    async def _say_goodbye(self) -> None:
+        """The device sees the end of the connection when its DISCONNECT is durable: a crash after that publishes no will
+        [MQTT-3.14.4-3]."""
+        self._shared.registry.leave(self)
+        assert self.left is not None
+        with trio.move_on_after(GOODBYE_SECONDS):
+            await self.left.wait()
 
     def kick(self, reason: Reason) -> None:
         """End the connection from outside; the first reason counts."""

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -63,10 +64,10 @@ class Subscribing:
             if not mailbox.ended:
                 for subscription in granted.values():
                     self._router.add(subscriber, subscription)
+            retained = await self._retained(granted.values())  # before the SUBACK: what is retained after it comes live [MQTT-3.3.1-9]
             link.transport.write(encode.suback(packet.packet_id, codes))
-            if self._store.stats().retained:
-                for subscription in granted.values():
-                    await self._retained(link, mailbox, subscription)
+            for message, qos in retained:
+                await self._bring(link, mailbox, message, qos)
         except StoreError as error:
             self._failed(link, "retained", error)
         finally:
@@ -139,19 +140,27 @@ class Subscribing:
 
     # ------------------------------------------------------------ retained messages
 
-    async def _retained(self, link: Link, mailbox: Mailbox, subscription: Subscription) -> None:
-        """Each matching retained message, RETAIN set [MQTT-3.3.1-8]."""
-        filter = subscription.filter
-        prefix = filter.split("#")[0].split("+")[0]
-        if prefix.endswith("/") and filter.endswith("/#") and len(prefix) == len(filter) - 1:
-            prefix = prefix[:-1]  # `a/#` matches `a` too
-        for retained in await self._store.retained(prefix, lambda topic: topics.matches(filter, topic)):
-            qos = min(subscription.qos, retained.qos)
-            if link.persistent and qos:
-                await self._keep(link.client_id, mailbox, retained, qos)
-            else:
-                message = Outbound(retained.topic, retained.payload, retained.qos, retained.id, retained.stored_at, retain=True)
-                mailbox.push(message, qos)
+    async def _retained(self, subscriptions: Iterable[Subscription]) -> list[tuple[Retained, int]]:
+        """The retained messages that match each of `subscriptions`, with the QoS to send them at [MQTT-3.8.4-6]. Raises StoreError."""
+        found: list[tuple[Retained, int]] = []
+        if not self._store.stats().retained:
+            return found
+        for subscription in subscriptions:
+            filter = subscription.filter
+            prefix = filter.split("#")[0].split("+")[0]
+            if filter.endswith("/#") and len(prefix) == len(filter) - 1:
+                prefix = prefix[:-1]  # `a/#` matches `a` too
+            for retained in await self._store.retained(prefix, partial(topics.matches, filter)):
+                found.append((retained, min(subscription.qos, retained.qos)))
+        return found
+
+    async def _bring(self, link: Link, mailbox: Mailbox, retained: Retained, qos: int) -> None:
+        """Send it with RETAIN set [MQTT-3.3.1-8]."""
+        if link.persistent and qos:
+            await self._keep(link.client_id, mailbox, retained, qos)
+        else:
+            message = Outbound(retained.topic, retained.payload, retained.qos, retained.id, retained.stored_at, retain=True)
+            mailbox.push(message, qos)
 
     async def _keep(self, client_id: str, mailbox: Mailbox, retained: Retained, qos: int) -> None:
         """For a persistent session it must outlive a crash, as any message at QoS 1 or 2: the store has it before it is sent."""
