@@ -25,9 +25,7 @@ def decompress(data: bytes, kind: int, limit: int) -> bytes:
             body = unpacker.decompress(data, max_length=limit + 1)
             whole = unpacker.eof
         elif kind == _ZSTD:
-            with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(data, read_across_frames=True) as reader:
-                body = reader.read(limit + 1)
-                whole = True
+            body, whole = _unpack_zstd(data, limit)
         else:
             raise CompressionError(f"compression type {kind} is not known")
     except (zlib.error, RuntimeError, EOFError, zstandard.ZstdError) as error:
@@ -37,6 +35,18 @@ def decompress(data: bytes, kind: int, limit: int) -> bytes:
     if not whole:
         raise CompressionError("the compressed body is cut short")
     return body
+
+
+def _unpack_zstd(data: bytes, limit: int) -> tuple[bytes, bool]:
+    """Twice, since the one interface knows a bound and the other whether the end was reached."""
+    unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+    with unpacker.stream_reader(data) as reader:
+        body = reader.read(limit + 1)
+    if len(body) > limit:
+        return body, True
+    whole = unpacker.decompressobj()
+    body = whole.decompress(data)
+    return body, whole.eof
 
 
 def _inflate(data: bytes, limit: int) -> tuple[bytes, bool]:

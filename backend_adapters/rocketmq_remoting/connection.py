@@ -51,6 +51,7 @@ class Connection:
         self.address = address
         self.closed = False
         self.retired = False  # the peer said GO_AWAY: no new requests
+        self.unanswered = 0  # requests that were lost with it
         self.silent = False  # an answer is overdue and nothing at all comes
         self.changed: Callable[[], None] = lambda: None
         self._stream = stream
@@ -135,6 +136,7 @@ class Connection:
             self.closed = True
             lost = Lost(f"{self.address}: {self._reason}")
             pending, self._pending = self._pending, {}
+            self.unanswered = len(pending)
             for each in pending.values():
                 each.answered(lost)
             with trio.move_on_after(1, shield=True):

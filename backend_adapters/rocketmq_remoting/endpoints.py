@@ -31,6 +31,12 @@ async def guarded(name: str, work: Callable[[], Awaitable[None]]) -> None:
         await trio.sleep(1)
 
 
+async def open_stream(address: str) -> trio.abc.Stream:
+    """Connect to "host:port". Raises OSError, ValueError."""
+    host, _, port = address.rpartition(":")
+    return await trio.open_tcp_stream(host.strip("[]"), int(port))
+
+
 class Endpoint:
     """One address. down: it refused, broke off or was silent, and has answered nothing since."""
 
@@ -39,7 +45,7 @@ class Endpoint:
         self.connection: Connection | None = None
         self.down = False
         self.reason = "not connected yet"
-        self.complaint = ""  # what it answered to the last heartbeat, "" when that was well
+        self.wanted_at = 0.0  # when somebody asked for it last
         self.watchers: list[Callable[[], None]] = []
         self._scope = trio.CancelScope()
         self._stopped = False
@@ -79,10 +85,9 @@ class Endpoint:
         self._scope.cancel()
 
     async def _connect(self) -> trio.abc.Stream | None:
-        host, _, port = self.address.rpartition(":")
         try:
             with trio.fail_after(CONNECT):
-                return await trio.open_tcp_stream(host.strip("[]"), int(port))
+                return await open_stream(self.address)
         except trio.TooSlowError:
             self._mark_down(f"no TCP connection within {CONNECT:.0f} s")
         except (OSError, ValueError) as error:
@@ -98,7 +103,7 @@ class Endpoint:
             reason = await connection.run()
             if not connection.retired:
                 self.reason = reason
-                if self._heard_at < began or connection.silent:
+                if (self._heard_at < began and connection.unanswered) or connection.silent:
                     self._mark_down(reason)
             nursery.cancel_scope.cancel()
 
@@ -111,11 +116,7 @@ class Endpoint:
         """Send a heartbeat now, if there is a connection."""
         connection = self.connection
         if self._heartbeat is not None and connection is not None and not connection.closed:
-            connection.call(codes.HEART_BEAT, {}, self._heartbeat(), self._beaten)
-
-    def _beaten(self, answer: Frame | Lost) -> None:
-        if isinstance(answer, Frame):
-            self.complaint = "" if answer.code == codes.SUCCESS else f"code {answer.code}: {answer.remark}"
+            connection.call(codes.HEART_BEAT, {}, self._heartbeat(), lambda _: None)
 
     def _changed(self, connection: Connection, ended: trio.Event) -> None:
         if connection.closed or connection.retired:

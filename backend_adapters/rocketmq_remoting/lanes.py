@@ -19,6 +19,7 @@ from .endpoints import Broker
 from .messages import MessageError
 from .wakeup import Signal
 
+_AILING_FROM = 3  # failures of one batch, after which others need not wait for this broker
 _PAUSE_FIRST, _PAUSE_MOST = 0.05, 3.0  # seconds between two attempts
 
 
@@ -131,7 +132,7 @@ class Lane:
 
     async def _store(self, batch: list[Entry], doubtful: bool = False) -> list[Entry]:
         """Until each entry is stored or refused. What is returned surely isn't stored and should look for another queue."""
-        pause = 0.0
+        pause, attempts = 0.0, 0
         while True:
             verdict, refusal, offset, text = await self._attempt(batch)
             if verdict is Verdict.STORED:
@@ -142,6 +143,7 @@ class Lane:
                 return await self._refuse(batch, refusal, text, doubtful)
             doubtful = doubtful or verdict is Verdict.UNKNOWN
             self.retries += 1
+            attempts += 1
             observe.note(
                 observe.Fact.BACKEND_RETRY,
                 reason=verdict,
@@ -150,7 +152,7 @@ class Lane:
                 messages=len(batch),
                 detail=text,
             )
-            if verdict is Verdict.NOT_HERE:
+            if verdict is Verdict.NOT_HERE or attempts >= _AILING_FROM:
                 self.broker.ail()
             elif verdict is Verdict.STALE_ROUTE:
                 self._stale()

@@ -207,7 +207,11 @@ class Reader:
         endpoint = self.broker.reader
         if endpoint is None:
             return Lost(f"broker {self.queue.broker} has no address")
-        connection = await endpoint.connected()
+        connection = None
+        with trio.move_on_after(_PAUSE_MOST):
+            connection = await endpoint.connected()
+        if connection is None:
+            return Lost(f"{endpoint.address}: {endpoint.reason}")
         subscription = self._subscription
         fields = {
             "consumerGroup": subscription.wire_group,
@@ -244,7 +248,7 @@ class Reader:
             if code == codes.SUCCESS:
                 await self._give(tracker, answer.body, following, tags)
             elif code == codes.PULL_OFFSET_MOVED or following < tracker.position:
-                self._move(following, "offset_moved")
+                self._move(following, "reset_by_operator" if answer.remark == "OFFSET_RESET" else "offset_moved")
             elif following > tracker.position:
                 tracker.advance(following)
             elif code == codes.PULL_RETRY_IMMEDIATELY:
@@ -311,10 +315,12 @@ class Reader:
             expected=tracker.position,
             offset=offset,
         )
-        if reason == "offset_moved" and offset >= tracker.position:
+        if offset >= tracker.position and reason == "offset_moved":
             tracker.advance(offset)
-        else:
-            self._track(offset)
+            return
+        # an operator wants messages again; else the broker has lost its end, and what comes at these offsets is new
+        self._end = max(self._end, tracker.position) if reason == "reset_by_operator" else offset
+        self._track(offset)
 
     # -- committing
 

@@ -25,6 +25,7 @@ REFRESH = 30.0  # seconds
 FORGET = 3600.0  # seconds after which the queues of a vanished broker are given up
 _UNRESOLVED_REFRESH = 1.0  # seconds, while a watched topic has no route
 _GAP = 0.5  # seconds between two refreshes at least
+_UNUSED = 60.0  # seconds
 _TIMEOUT = 3.0  # seconds for one name server
 
 
@@ -76,8 +77,7 @@ class Routes:
         route = self.known.get(topic)
         if route is not None:
             watcher(route)
-        else:
-            self.poke()
+        self.poke()
 
     def unwatch(self, topic: str, watcher: Watcher) -> None:
         watchers = self._watchers.get(topic, [])
@@ -222,6 +222,7 @@ class Routes:
             endpoint = self._endpoints[address] = Endpoint(address, self._signer, self._asked, self._heartbeat)
             if self._nursery is not None:
                 self._nursery.start_soon(guarded, f"endpoint {address}", endpoint.run)
+        endpoint.wanted_at = trio.current_time()
         return endpoint
 
     @property
@@ -230,9 +231,16 @@ class Routes:
         return list(self._endpoints.values())
 
     def _drop_unused(self) -> None:
+        """Brokers that are in no route any more, and addresses that nobody has had for a minute."""
+        names = {name for route in self.known.values() for name in route.addresses}
+        for name in [name for name in self.brokers if name not in names]:
+            del self.brokers[name]
         used = {address for broker in self.brokers.values() for address in broker.addresses.values()}
-        for address in [address for address in self._endpoints if address not in used]:
-            self._endpoints.pop(address).stop()
+        before = trio.current_time() - _UNUSED
+        for address, endpoint in list(self._endpoints.items()):
+            if address not in used and endpoint.wanted_at < before:
+                del self._endpoints[address]
+                endpoint.stop()
 
 
 def parse_route(topic: str, body: bytes) -> Route:
