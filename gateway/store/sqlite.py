@@ -6,6 +6,7 @@ have a connection and a thread of their own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from gateway.ports import (
 )
 from gateway.store import expiry, offline, outbox, registry, sessions
 from gateway.store import retained as retention
-from gateway.store.database import Database
+from gateway.store.database import Database, Failure
 from gateway.store.lock import Lock
 from gateway.store.pump import Pump
 from gateway.store.tables import Limits, Tables
@@ -41,6 +42,7 @@ from gateway.store.tables import Limits, Tables
 CHUNK = 1000  # rows of one step of a stream
 HEALTH_SECONDS = 3.0
 FRESH_SECONDS = 5.0  # a write that young says enough about the disk
+RECENT_SECONDS = 10.0  # a failure that young is shown though a later, smaller write found room
 _DAY = 24 * 3600
 
 
@@ -76,7 +78,8 @@ class SqliteStore:
         self._reader: Pump[Tables] = Pump("store-reader", Database(self.path, limits, writer=False), after=lambda: None, died=self._died)
         self._wakes: list[Callable[[], None]] = []
         self._seen = self._written.committed
-        self._good_at = -FRESH_SECONDS  # trio's clock
+        self._good_at = self._failed_at = -math.inf  # trio's clock
+        self._failure: Failure | None = None  # the last one
 
     @classmethod
     def from_url(cls, url: str, **limits: int) -> SqliteStore:
@@ -113,6 +116,7 @@ class SqliteStore:
         seen, now = self._seen, self._written.committed
         self._seen = now
         if (failure := self._written.failing) is not None:
+            self._failure, self._failed_at = failure, trio.current_time()
             observe.note(observe.Fact.STORE_FAILED, store=str(self.path), error=str(failure))
         else:
             self._good_at = trio.current_time()
@@ -255,24 +259,28 @@ class SqliteStore:
         return Expired(names, messages)
 
     async def health(self) -> list[Health]:
-        """Never raises; tries a write unless one went well a moment ago; takes 3 s at most."""
-        failure: Any = self._written.failing
-        if failure is not None or not self._writer.open or trio.current_time() - self._good_at > FRESH_SECONDS:
-            answered = trio.Event()
-            results: list[Any] = []
-
-            def done(result: Any) -> None:
-                results.append(result)
-                answered.set()
-
-            self._writer.submit(_touch, done)
-            with trio.move_on_after(HEALTH_SECONDS):
-                await answered.wait()
-            failure = results[0] if results else StoreError(f"the disk took no write in {HEALTH_SECONDS:.0f} s")
+        """Never raises; tries a write unless one went well or failed a moment ago; takes 3 s at most."""
+        now = trio.current_time()
+        failure: Any = self._failure if now - self._failed_at < RECENT_SECONDS else None
+        if failure is None and (not self._writer.open or now - self._good_at > FRESH_SECONDS):
+            failure = await self._probe()
         name = f"sqlite:{self.path}"
         if isinstance(failure, StoreError):
             return [Health(name, False, str(failure), getattr(failure, "cure", "check the disk and the log"))]
         return [Health(name, True, "writes are committed")]
+
+    async def _probe(self) -> Any:
+        answered = trio.Event()
+        results: list[Any] = []
+
+        def done(result: Any) -> None:
+            results.append(result)
+            answered.set()
+
+        self._writer.submit(_touch, done)
+        with trio.move_on_after(HEALTH_SECONDS):
+            await answered.wait()
+        return results[0] if results else StoreError(f"store {self.path}: no write was done in {HEALTH_SECONDS:.0f} s")
 
     def stats(self) -> StoreStats:
         counts = self._written.committed
