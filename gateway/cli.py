@@ -12,7 +12,7 @@ import typer
 
 from gateway.settings import Settings, SettingsError, load
 from gateway.tools import commands
-from gateway.tools.running import ToolError, complain, run
+from gateway.tools.running import ToolError, complain, quiet, run
 
 app = typer.Typer(
     name="mqtt-gateway",
@@ -40,6 +40,7 @@ Qos = Annotated[int, typer.Option("--qos", "-q", min=0, max=2)]
 
 def main() -> NoReturn:
     """The console script."""
+    quiet()
     try:
         app()
     finally:

@@ -186,6 +186,16 @@ def test_the_first_run_shows_what_works_and_hides_it_from_the_log(tmp_path: Path
         serving.stop(signal.SIGINT)
 
 
+@pytest.mark.parametrize("anonymous", ["true", "false"])
+def test_a_data_directory_that_can_not_be_made(tmp_path: Path, anonymous: str) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    place = ["--set", f"gateway.data_dir={tmp_path / 'file' / 'data'}", "--set", f"mqtt.tcp={HOST}:{free_port()}"]
+    result = invoke("serve", *place, "--set", f"auth.anonymous={anonymous}", "--set", "naming.mode=any")
+    assert result.exit_code == 1
+    assert result.output.startswith("error: gateway.data_dir: ")
+    assert result.output.count("\n") == 1
+
+
 def test_a_second_gateway_on_the_port_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()

@@ -3,7 +3,7 @@
 Every mistake of the operator's is a `SettingsError` that names the key, the problem and the cure; all mistakes are told at once.
 """
 
-from gateway.settings.first_run import FirstRun, prepare
+from gateway.settings.first_run import FirstRun, make_data_dir, prepare
 from gateway.settings.load import load
 from gateway.settings.model import (
     Account,
@@ -41,5 +41,6 @@ __all__ = [
     "Store",
     "address",
     "load",
+    "make_data_dir",
     "prepare",
 ]

@@ -33,19 +33,31 @@ def prepare(settings: Settings) -> FirstRun | None:
     """
     if settings.accounts or settings.auth.anonymous:
         return None
+    make_data_dir(settings)
     path = settings.gateway.data_dir / FILE
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         created = _create(path)
         mode = path.stat().st_mode & 0o777
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        problem = f"{path} can not be made or read ({error.strerror})"
-        raise SettingsError([Problem("gateway.data_dir", problem, "Choose a folder that this user may write.")]) from None
+        raise _unusable(path, error) from None
     if mode & 0o077:
         raise SettingsError([Problem("gateway.data_dir", f"others may read the secret in {path}", f"Run: chmod 600 {path}")])
     account = _read(path, text)
     return FirstRun(settings.model_copy(update={"accounts": [account]}), account, path, created)
+
+
+def make_data_dir(settings: Settings) -> None:
+    """Make `gateway.data_dir`, for this user alone, when it isn't there. Raises SettingsError."""
+    try:
+        settings.gateway.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(settings.gateway.data_dir, error) from None
+
+
+def _unusable(path: Path, error: OSError) -> SettingsError:
+    problem = f"{path} can not be made or read ({error.strerror})"
+    return SettingsError([Problem("gateway.data_dir", problem, "Choose a folder that this user may write.")])
 
 
 def _create(path: Path) -> bool:

@@ -19,7 +19,7 @@ from gateway.mqtt.topics import split_parent
 from gateway.rules import envelope
 from gateway.rules.names import is_group
 from gateway.rules.presence import event_topic
-from gateway.settings import Settings, prepare
+from gateway.settings import Settings, make_data_dir, prepare
 from gateway.tools.device import connected
 from gateway.tools.events import TYPES, Filter, events
 from gateway.tools.identity import Identity, identify
@@ -75,6 +75,7 @@ def serve(settings: Settings, *, as_json: bool) -> int:
     observe.configure(settings.gateway.log_level, settings.gateway.log_json)
 
     async def body() -> int:
+        make_data_dir(settings)
         first_run = prepare(settings)
         complete = settings if first_run is None else first_run.settings
         async with trio.open_nursery() as nursery:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from gateway import observe
 from gateway.ports import BackendError, StoreError
 from gateway.settings import SettingsError
 
@@ -45,6 +46,11 @@ def run(
             complain(leaves[0], as_json=as_json)
             return 1
         raise
+
+
+def quiet() -> None:
+    """Commands other than `serve` log errors only: what they have to say is their output."""
+    observe.configure("error")
 
 
 def complain(error: BaseException, *, as_json: bool) -> None:
