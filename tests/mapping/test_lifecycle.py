@@ -29,10 +29,16 @@ class Watcher:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self._last: dict[str, int] = {}
 
     async def next(self, client_id: str) -> tuple[AppMessage, dict[str, Any]]:
-        """The next event of this client, whose form is checked."""
-        message = await next_where(self._reader, lambda message: json.loads(message.body)["clientId"] == client_id)
+        """The next event of this client, whose form is checked. After a crash an event may come again, with its `seq`: it is dropped."""
+        while True:
+            message = await next_where(self._reader, lambda message: json.loads(message.body)["clientId"] == client_id)
+            seq = int(message.properties["seq"])
+            if seq > self._last.get(client_id, 0):
+                break
+        self._last[client_id] = seq
         event = json.loads(message.body)
         assert set(event) == {"clientId", "time", "eventType", "channelId", "clientIp"}
         assert message.tag == event["eventType"]
