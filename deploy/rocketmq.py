@@ -49,7 +49,7 @@ def _maven(home: Path, jars: Path, version: str, parts: Sequence[str]) -> str:
     """Copy the parts and what they need to `jars`. What went wrong, or ""."""
     group = "org.apache.rocketmq"
     each = "<dependency><groupId>{}</groupId><artifactId>rocketmq-{}</artifactId><version>{}</version></dependency>"
-    project = '<?xml version="1.0" encoding="UTF-8"?>\n<project xmlns="http://maven.apache.org/POM/4.0.0">\n'
+    project = '<?xml version="1.0" encoding="UTF-8"?>\n<project>\n'
     project += "<modelVersion>4.0.0</modelVersion><groupId>services</groupId><artifactId>rocketmq</artifactId><version>1</version>\n"
     project += "<packaging>pom</packaging>\n<dependencies>\n" + "\n".join(each.format(group, part, version) for part in parts)
     (home / "pom.xml").write_text(project + "\n</dependencies>\n</project>\n")
