@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent / ".services"
 HOST = "127.0.0.1"
 JDK = "default-jdk-headless"
 PACKAGES = {"java": JDK, "javac": JDK, "mvn": "maven", "redis-server": "redis-server", "mosquitto": "mosquitto"}
+PACKAGES |= {"mosquitto_sub": "mosquitto-clients", "mosquitto_pub": "mosquitto-clients", "openssl": "openssl"}
 
 
 class ServiceError(Exception):
