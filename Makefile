@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml
 			echo 'This Python has no venv. Install it: sudo apt-get install -y python3-venv' >&2; exit 1; fi; fi
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo 'Installing the gateway and its tools into $(VENV)'
-	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 run: setup ## the gateway on this machine, embedded; Ctrl-C ends it
