@@ -32,8 +32,8 @@ def sign(secret: str, text: str) -> bytes:
 class World:
     """Names that no other run uses, and a gateway that knows them.
 
-    instance: the gateway's. parent, other: bridged topics. group, watched: groups of account `owner`; only `watched` has an event topic. guests: the group of
-    account `guest`, which may publish and subscribe below `<parent>/guest/` alone. opened: a group for every account.
+    instance: the gateway's. parent, other: bridged topics. group, watched: groups of account `owner`; only `watched` has an event topic.
+    guests: the group of account `guest`, which may publish and subscribe below `<parent>/guest/` alone. opened: a group for every account.
     """
 
     def __init__(self, folder: Path, namesrv: str | None, settings: Mapping[str, Any] | None = None) -> None:
