@@ -1,0 +1,487 @@
+"""Reads on scripted servers: positions, filters, commits, and what brokers ask of a client (design sections 4 and 6)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from backend_adapters.rocketmq_remoting import RocketMQ, codes
+from backend_adapters.rocketmq_remoting.frames import ONE_WAY, Frame
+from gateway.ports import BackendError, Queue, Received, Refusal, Start
+from tests.backend_adapters.rocketmq_remoting.scripted import Answer, Broker, Cluster, Listener, Outcomes, Server, stored_bytes
+
+QUEUE = Queue("topic", "broker-0", 0)
+ALL = frozenset({"T"})
+
+
+@pytest.fixture
+def cluster(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    cluster = Cluster(queues=1)
+    cluster.open = lambda **limits: cluster.running(monkeypatch, **limits)  # type: ignore[attr-defined]
+    return cluster
+
+
+@asynccontextmanager
+async def opened(cluster: Cluster) -> AsyncIterator[tuple[RocketMQ, Broker, Outcomes]]:
+    async with cluster.open() as backend:  # type: ignore[attr-defined]
+        yield backend, cluster.brokers[0], Outcomes(backend)
+
+
+def fill(broker: Broker, *bodies: bytes, tag: str = "T", queue: int = 0) -> None:
+    for body in bodies:
+        broker.queues[queue].append(({"UNIQ_KEY": f"ID{len(broker.queues[queue])}", "TAGS": tag}, body))
+
+
+def of_pulls(answer: Callable[[int, Frame], Answer | None]) -> Callable[[Frame], Answer | None]:
+    pulls = iter(range(1_000_000))
+    return lambda frame: answer(next(pulls), frame) if frame.code == codes.PULL_MESSAGE else None
+
+
+def pulled(broker: Broker) -> list[tuple[int, str]]:
+    return [(int(frame.fields["queueOffset"]), frame.fields["subscription"]) for frame in broker.asked if frame.code == codes.PULL_MESSAGE]
+
+
+async def test_what_lies_there_already_is_marked_as_replayed(cluster: Cluster) -> None:
+    fill(cluster.brokers[0], b"old")
+    async with opened(cluster) as (backend, _, outcomes):
+        listener = Listener()
+        await backend.consume("topic", ALL, "G", listener)
+        outcomes.send(b"new")
+        await listener.until(2)
+        assert [(message.body, message.replayed) for message in listener.messages] == [(b"old", True), (b"new", False)]
+        assert listener.assigned_at == {QUEUE: 0}
+
+
+async def test_offsets_are_committed_2_s_after_they_are_resolved(cluster: Cluster) -> None:
+    async with opened(cluster) as (backend, broker, outcomes):
+        listener = Listener(hold=lambda message: message.body == b"held")
+        consumer = await backend.consume("topic", ALL, "G", listener)
+        await trio.sleep(5)
+        assert broker.committed == {0: 0}, "where it began is committed, so that a restart begins there again"
+        outcomes.send(b"1")
+        outcomes.send(b"held")
+        outcomes.send(b"3")
+        await listener.until(3)
+        await trio.sleep(1.5)
+        assert broker.committed == {0: 0}
+        await trio.sleep(3)
+        assert broker.committed == {0: 1}
+        assert consumer.committed(QUEUE) == 1
+        listener.messages[1].release()
+        await trio.sleep(5)
+        assert broker.committed == {0: 3}
+        assert await consumer.lag() == {QUEUE: 0}
+
+
+async def test_closing_commits_what_is_resolved_and_nothing_else(cluster: Cluster) -> None:
+    fill(cluster.brokers[0], b"1", b"held", b"3")
+    async with opened(cluster) as (backend, broker, _):
+        listener = Listener(hold=lambda message: message.body == b"held")
+        consumer = await backend.consume("topic", ALL, "G", listener)
+        await listener.until(3)
+        await consumer.close()
+        assert broker.committed == {0: 1}
+        assert listener.gone == [QUEUE]
+        assert broker.count(codes.UNREGISTER_CLIENT) == 1
+        fill(broker, b"4")
+        await trio.sleep(30)
+        assert len(listener.messages) == 3
+
+
+async def test_the_end_of_the_backend_commits_too(cluster: Cluster) -> None:
+    fill(cluster.brokers[0], b"1", b"2")
+    listener = Listener()
+    async with opened(cluster) as (backend, _, _):
+        await backend.consume("topic", ALL, "G", listener)
+        await listener.until(2)
+    assert cluster.brokers[0].committed == {0: 2}
+    assert listener.gone == [QUEUE]
+
+
+async def test_a_frozen_broker_delays_closing_by_3_s_at_most(cluster: Cluster) -> None:
+    fill(cluster.brokers[0], b"1")
+    async with opened(cluster) as (backend, broker, _):
+        listener = Listener()
+        consumer = await backend.consume("topic", ALL, "G", listener)
+        await listener.until(1)
+        broker.freeze()
+        began = trio.current_time()
+        await consumer.close()
+        assert trio.current_time() - began < 3.5
+        assert listener.gone == [QUEUE]
+
+
+async def test_offsets_that_the_filter_skips_are_committed(cluster: Cluster) -> None:
+    fill(cluster.brokers[0], *[b"other"] * 100, tag="OTHER")
+    async with opened(cluster) as (backend, broker, _):
+        listener = Listener()
+        await backend.consume("topic", ALL, "G", listener)
+        await trio.sleep(10)
+        assert broker.committed == {0: 100}
+        assert not listener.messages
+
+
+async def test_tags_are_compared_again_as_brokers_compare_hashes_only(cluster: Cluster) -> None:
+    fill(cluster.brokers[0], b"AaAa", tag="AaAa")
+    fill(cluster.brokers[0], b"BBBB", tag="BBBB")  # the same hash
+    async with opened(cluster) as (backend, broker, _):
+
+        def no_filter(n: int, frame: Frame) -> Answer | None:
+            if n:
+                return None
+            found = [stored_bytes(at, properties, body) for at, (properties, body) in enumerate(broker.queues[0])]
+            return codes.SUCCESS, "", {"nextBeginOffset": "2"}, b"".join(found)
+
+        broker.hook = of_pulls(no_filter)
+        listener = Listener()
+        await backend.consume("topic", frozenset({"AaAa"}), "G", listener)
+        await listener.until(1)
+        await trio.sleep(5)
+        assert listener.bodies == [b"AaAa"]
+        assert broker.committed == {0: 2}
+
+
+async def test_retag_reads_again_from_the_position_and_discards_a_held_pull(cluster: Cluster) -> None:
+    async with opened(cluster) as (backend, broker, _):
+        held = trio.Event()
+        listener = Listener()
+        consumer = await backend.consume("topic", ALL, "G", listener)
+        await trio.sleep(1)
+        usual = broker.answer
+
+        async def answer(frame: Frame) -> Answer:
+            result = await usual(frame)
+            if frame.code == codes.PULL_MESSAGE and frame.fields["subscription"] == "T":
+                await held.wait()
+            return result
+
+        broker.answer = answer  # type: ignore[method-assign]
+        await trio.sleep(20)  # the pull is one that the new answer holds back
+        fill(broker, b"wide", tag="W")
+        broker._more.set()
+        await trio.sleep(1)  # the broker has jumped over it already, and its answer is on the way
+        await consumer.retag(frozenset({"T", "W"}))
+        held.set()
+        await listener.until(1)
+        assert listener.bodies == [b"wide"]
+        assert (0, "T || W") in pulled(broker)
+        beats = [json.loads(frame.body) for frame in broker.asked if frame.code == codes.HEART_BEAT]
+        assert {data["subString"] for data in beats[-1]["consumerDataSet"][0]["subscriptionDataSet"]} == {"T || W"}
+        await consumer.retag(ALL)
+        await trio.sleep(20)
+        assert pulled(broker)[-1] == (1, "T")
+        beats = [json.loads(frame.body) for frame in broker.asked if frame.code == codes.HEART_BEAT]
+        assert beats[-1]["consumerDataSet"][0]["subscriptionDataSet"][0]["tagsSet"] == ["T", "W"], "heartbeats declare the full set"
+
+
+async def test_retag_during_a_frozen_broker_returns(cluster: Cluster) -> None:
+    async with opened(cluster) as (backend, broker, _):
+        consumer = await backend.consume("topic", ALL, "G", Listener())
+        broker.freeze()
+        with trio.fail_after(1):
+            await consumer.retag(None)
+        broker.thaw()
+        await trio.sleep(30)
+        assert pulled(broker)[-1] == (0, "*")
+
+
+async def test_a_moved_offset_is_followed(cluster: Cluster) -> None:
+    fill(cluster.brokers[0], *[str(number).encode() for number in range(10)])
+    cluster.brokers[0].committed = {0: 3}
+    async with opened(cluster) as (backend, broker, _):
+        moved: Answer = (codes.PULL_OFFSET_MOVED, "OFFSET_TOO_SMALL", {"nextBeginOffset": "7"}, b"")
+        broker.hook = of_pulls(lambda n, _: moved if n == 0 else None)
+        listener = Listener()
+        await backend.consume("topic", ALL, "G", listener)
+        await listener.until(3)
+        await trio.sleep(5)
+        assert listener.bodies == [b"7", b"8", b"9"]
+        assert broker.committed == {0: 10}
+
+
+async def test_a_broker_that_has_lost_its_end_is_followed_back(cluster: Cluster) -> None:
+    fill(cluster.brokers[0], *[b"old"] * 10)
+    async with opened(cluster) as (backend, broker, outcomes):
+        listener = Listener()
+        await backend.consume("topic", ALL, "G", listener)
+        await listener.until(10)
+        await trio.sleep(5)
+        del broker.queues[0][4:]
+        await broker.break_off()
+        await trio.sleep(20)
+        outcomes.send(b"new")
+        await listener.until(11)
+        await trio.sleep(5)
+        assert (listener.messages[-1].offset, listener.messages[-1].replayed) == (4, False)
+        assert broker.committed == {0: 5}
+
+
+async def test_the_committed_offset_is_where_it_begins(cluster: Cluster) -> None:
+    fill(cluster.brokers[0], b"0", b"1", b"2")
+    cluster.brokers[0].committed = {0: 2}
+    async with opened(cluster) as (backend, _, _):
+        listener = Listener()
+        consumer = await backend.consume("topic", ALL, "G", listener, start=Start.LAST)
+        await listener.until(1)
+        assert listener.bodies == [b"2"]
+        assert consumer.committed(QUEUE) == 2
+
+
+@pytest.mark.parametrize(("start", "bodies"), [(Start.FIRST, [b"0", b"1", b"2"]), (Start.LAST, [b"2"]), (1234567, [b"1", b"2"])])
+async def test_where_a_consumer_without_a_committed_offset_begins(start: Start | int, bodies: list[bytes], cluster: Cluster) -> None:
+    fill(cluster.brokers[0], b"0", b"1")
+
+    def by_time(frame: Frame) -> Answer | None:
+        if frame.code == codes.SEARCH_OFFSET_BY_TIMESTAMP:
+            assert frame.fields["timestamp"] == "1234567"
+            return codes.SUCCESS, "", {"offset": "1"}, b""
+        return None
+
+    cluster.brokers[0].hook = by_time
+    async with opened(cluster) as (backend, broker, outcomes):
+        listener, reader = Listener(), Listener()
+        await backend.consume("topic", ALL, "G", listener, start=start)
+        await backend.consume("topic", ALL, None, reader, start=start)
+        outcomes.send(b"2")
+        await listener.until(len(bodies))
+        await reader.until(len(bodies))
+        await trio.sleep(5)
+        assert listener.bodies == reader.bodies == bodies
+        groups = {frame.fields["consumerGroup"] for frame in broker.asked if frame.code == codes.UPDATE_CONSUMER_OFFSET}
+        assert groups == {"G"}, "a reader commits nothing"
+
+
+async def test_a_4_x_broker_that_answers_0_for_a_new_group_is_seen_through(cluster: Cluster) -> None:
+    fill(cluster.brokers[0], b"old")
+    table = {"offsetTable": {"topic@known": {0: 0}}}
+
+    def old_broker(frame: Frame) -> Answer | None:
+        if frame.code == codes.QUERY_CONSUMER_OFFSET:
+            return codes.SUCCESS, "", {"offset": "0"}, b""
+        if frame.code == codes.GET_ALL_CONSUMER_OFFSET:
+            return codes.SUCCESS, "", {}, json.dumps(table).replace('"0":', "0:").encode()
+        return None
+
+    cluster.brokers[0].hook = old_broker
+    async with opened(cluster) as (backend, _, _):
+        fresh, known = Listener(), Listener()
+        await backend.consume("topic", ALL, "fresh", fresh, start=Start.LAST)
+        await backend.consume("topic", ALL, "known", known, start=Start.LAST)
+        await known.until(1)
+        assert (fresh.assigned_at, known.assigned_at) == ({QUEUE: 1}, {QUEUE: 0})
+
+
+async def test_commit_end_skips_what_is_there(cluster: Cluster) -> None:
+    fill(cluster.brokers[0], b"0", b"1")
+    async with opened(cluster) as (backend, broker, _):
+        await backend.commit_end("topic", "G")
+        assert broker.committed == {0: 2}
+        broker.hook = lambda frame: (codes.NO_PERMISSION, "no", {}, b"") if frame.code == codes.UPDATE_CONSUMER_OFFSET else None
+        with pytest.raises(BackendError, match="group G") as caught:
+            await backend.commit_end("topic", "G")
+        assert caught.value.refusal is Refusal.NOT_PERMITTED
+        with pytest.raises(BackendError, match="does not exist"):
+            await backend.commit_end("missing", "G")
+
+
+async def test_a_queue_with_too_much_unresolved_is_not_read_further(cluster: Cluster) -> None:
+    fill(cluster.brokers[0], *[b""] * 10_100)
+    async with opened(cluster) as (backend, broker, _):
+        listener = Listener(hold=lambda _: True)
+        await backend.consume("topic", ALL, "G", listener)
+        await listener.until(10_000)
+        await trio.sleep(60)
+        assert len(listener.messages) < 10_000 + 32
+        assert backend.metrics()["unresolved"] == len(listener.messages)
+        at = len(pulled(broker))
+        await trio.sleep(60)
+        assert len(pulled(broker)) == at
+        for message in listener.messages:
+            message.release()
+        listener.hold = lambda _: False
+        await listener.until(10_100)
+
+
+async def test_a_missing_group_is_named_with_its_cure(cluster: Cluster) -> None:
+    async with opened(cluster) as (backend, broker, outcomes):
+        missing: Answer = (codes.GROUP_NOT_EXIST, "subscription group [G] does not exist", {}, b"")
+        broker.hook = of_pulls(lambda n, _: missing)
+        listener = Listener()
+        await backend.consume("topic", ALL, "G", listener)
+        await trio.sleep(5)
+        (row,) = [row for row in await backend.health() if not row.ok]
+        assert row.name == "group G on topic topic"
+        assert "updateSubGroup" in row.cure
+        assert "-g G" in row.cure
+        broker.hook = lambda frame: None
+        outcomes.send(b"1")
+        await listener.until(1)
+        assert all(row.ok for row in await backend.health())
+
+
+async def test_a_topic_that_is_not_there(cluster: Cluster) -> None:
+    async with opened(cluster) as (backend, _, _):
+        assert await backend.topic("missing") is None
+        with pytest.raises(BackendError, match="updateTopic") as caught:
+            await backend.consume("missing", ALL, "G", Listener())
+        assert caught.value.refusal is Refusal.NO_SUCH_TOPIC
+
+
+async def test_servers_that_do_not_answer(cluster: Cluster) -> None:
+    cluster.namesrv.freeze()
+    async with opened(cluster) as (backend, broker, _):
+        with pytest.raises(BackendError) as caught:
+            await backend.topic("topic")
+        assert caught.value.refusal is Refusal.UNAVAILABLE
+        began = trio.current_time()
+        (row,) = await backend.health()
+        assert trio.current_time() - began <= 3
+        assert not row.ok
+        assert row.cure
+        cluster.namesrv.thaw()
+        await trio.sleep(20)
+        broker.freeze()
+        with pytest.raises(BackendError, match="broker-0") as caught:
+            await backend.consume("topic", ALL, "G", Listener())
+        assert caught.value.refusal is Refusal.UNAVAILABLE
+
+
+async def test_after_a_broker_was_away_reading_goes_on(cluster: Cluster) -> None:
+    async with opened(cluster) as (backend, broker, _):
+        listener = Listener()
+        await backend.consume("topic", ALL, "G", listener)
+        fill(broker, b"1")
+        broker._more.set()
+        await listener.until(1)
+        cluster.registered = []
+        await broker.kill()
+        await trio.sleep(200)
+        fill(broker, b"2")
+        broker.refusing = False
+        await listener.until(2, 10)
+        broker.freeze()
+        await trio.sleep(100)
+        fill(broker, b"3")
+        broker.thaw()
+        await listener.until(3, 60)
+        assert listener.bodies == [b"1", b"2", b"3"]
+        assert not listener.gone
+
+
+async def test_a_pull_that_the_broker_dropped_is_asked_again(cluster: Cluster) -> None:
+    async with opened(cluster) as (backend, broker, outcomes):
+        broker.hook = of_pulls(lambda n, _: Server.SILENCE if n == 0 else None)
+        listener = Listener()
+        await backend.consume("topic", ALL, "G", listener)
+        outcomes.send(b"1")
+        await listener.until(1, 40)
+        assert backend.metrics()["brokers_down"] == 0
+
+
+async def test_queues_are_read_by_those_who_own_them(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(brokers=1, queues=4)
+    mine = {0, 1}
+    async with cluster.running(monkeypatch) as backend:
+        listener = Listener()
+        consumer = await backend.consume("topic", ALL, "G", listener, owns=lambda queue: queue.id in mine)
+        assert {queue.id for queue in listener.assigned_at} == {0, 1}
+        mine.discard(0)
+        mine.add(3)
+        consumer.reassign()
+        await trio.sleep(5)
+        assert [queue.id for queue in listener.gone] == [0]
+        assert {queue.id for queue in listener.assigned_at} == {0, 1, 3}
+        cluster.brokers[0].asked.clear()
+        await trio.sleep(20)
+        pulls = {frame.fields["queueId"] for frame in cluster.brokers[0].asked if frame.code == codes.PULL_MESSAGE}
+        assert pulls == {"1", "3"}
+
+
+async def test_queues_that_appear_later_begin_at_their_first_offset(cluster: Cluster) -> None:
+    async with opened(cluster) as (backend, broker, _):
+        listener = Listener()
+        await backend.consume("topic", ALL, "G", listener, start=Start.LAST)
+        broker.queues[1] = []
+        fill(broker, b"1", queue=1)
+        await listener.until(1, 60)
+        assert listener.assigned_at == {QUEUE: 0, Queue("topic", "broker-0", 1): 0}
+        del broker.queues[1]
+        with trio.fail_after(60):
+            while not listener.gone:
+                await trio.sleep(1)
+
+
+async def test_what_can_not_be_unpacked_is_skipped(cluster: Cluster) -> None:
+    async with opened(cluster) as (backend, broker, _):
+        bodies = [stored_bytes(0, {"TAGS": "T"}, b"broken", flags=1), stored_bytes(1, {"TAGS": "T"}, b"fine")]
+
+        def compressed(n: int, frame: Frame) -> Answer | None:
+            return (codes.SUCCESS, "", {"nextBeginOffset": "2"}, b"".join(bodies)) if n == 0 else Server.SILENCE
+
+        broker.hook = of_pulls(compressed)
+        listener = Listener()
+        await backend.consume("topic", ALL, "G", listener)
+        await listener.until(1)
+        await trio.sleep(5)
+        assert listener.bodies == [b"fine"]
+        assert broker.committed == {0: 2}
+
+
+async def test_a_fault_of_the_listener_does_not_stop_a_queue(cluster: Cluster) -> None:
+    class Faulty(Listener):
+        faults = 0
+
+        async def received(self, messages: list[Received]) -> None:
+            if messages[0].body == b"poison":
+                self.faults += 1
+                raise RuntimeError("a fault of the listener")
+            await super().received(messages)
+
+    async with opened(cluster) as (backend, _, outcomes):
+        listener = Faulty()
+        await backend.consume("topic", ALL, "G", listener)
+        outcomes.send(b"poison")
+        await trio.sleep(10)
+        outcomes.send(b"fine")
+        await listener.until(1)
+        assert listener.faults == 2
+
+
+async def test_an_operator_resets_offsets(cluster: Cluster) -> None:
+    fill(cluster.brokers[0], *[str(number).encode() for number in range(5)])
+    async with opened(cluster) as (backend, broker, _):
+        listener, other = Listener(), Listener()
+        await backend.consume("topic", ALL, "G", listener)
+        await backend.consume("topic", ALL, "H", other)
+        await listener.until(5)
+        await other.until(5)
+        body = b'{"offsetTable":{{"brokerName":"broker-0","queueId":0,"topic":"topic"}:3}}'
+        await broker.say(codes.RESET_OFFSET, {"topic": "topic", "group": "G", "timestamp": "0"}, body, ONE_WAY)
+        await listener.until(7)
+        await trio.sleep(5)
+        assert listener.bodies[5:] == [b"3", b"4"]
+        assert listener.messages[-1].replayed
+        assert len(other.messages) == 5
+
+
+async def test_what_brokers_ask_is_answered(cluster: Cluster) -> None:
+    async with opened(cluster) as (backend, broker, _):
+        await backend.consume("topic", ALL, "G", Listener())
+        await trio.sleep(1)
+        await broker.say(codes.CONSUMER_RUNNING_INFO, {"consumerGroup": "G"}, opaque=71)
+        await broker.say(codes.CONSUMER_RUNNING_INFO, {"consumerGroup": "another"}, opaque=72)
+        await broker.say(39, {}, opaque=73)
+        await broker.say(codes.CONSUMER_IDS_CHANGED, {"consumerGroup": "G"}, flag=ONE_WAY, opaque=74)
+        await trio.sleep(1)
+        answers = {frame.opaque: frame for frame in broker.asked if frame.is_answer}
+        assert {opaque: frame.code for opaque, frame in answers.items()} == {71: 0, 72: 1, 73: codes.NOT_SUPPORTED}
+        info = answers[71].body.decode()
+        assert '"mqTable":{{"brokerName": "broker-0", "queueId": 0, "topic": "topic"}:{"commitOffset": 0' in info
+        assert (
+            json.loads(info.replace(info[info.index('{{"brokerName"') : -1], "0"))["properties"]["PROP_CONSUME_TYPE"] == "CONSUME_PASSIVELY"
+        )
