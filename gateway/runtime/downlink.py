@@ -13,10 +13,9 @@ from gateway.ports import Backend, BackendError, Consumer, Health, Queue, Receiv
 from gateway.rules import envelope
 from gateway.runtime.outbound import Outbound
 from gateway.runtime.quota import Rate
-from gateway.runtime.router import Router
+from gateway.runtime.router import SLICE_SECONDS, Router
 from gateway.settings import Settings
 
-YIELD_EVERY = 1000
 NARROW_SECONDS = 60.0  # the wider filter goes so long after the last filter that needed it
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 
@@ -201,7 +200,7 @@ class Downlink:
         """A batch of one queue."""
         topic = parent.name
         old = parent.old.get(messages[0].queue, 0) if parent.old and messages else 0
-        reached = 0
+        until = trio.current_time() + SLICE_SECONDS
         for received in messages:
             if received.tag != self._downlink_tag and received.properties.get(envelope.GATEWAY) != self._instance:
                 continue  # a server app's message with a device's tag, or of another instance: never for devices (contract section 5)
@@ -213,24 +212,24 @@ class Downlink:
             else:
                 if received.offset < old and received.tag == self._uplink_tag:
                     received.replayed = True
-                reached += await self._deliver(found, received)
-                if reached >= YIELD_EVERY:
-                    reached = 0
+                await self._deliver(found, received)
+                if trio.current_time() > until:
                     await trio.lowlevel.checkpoint()
+                    until = trio.current_time() + SLICE_SECONDS
         if self._rate.limited:
             await self._rate.wait(len(messages))
 
-    async def _deliver(self, found: envelope.Downlink, received: Received) -> int:
+    async def _deliver(self, found: envelope.Downlink, received: Received) -> None:
         if received.replayed and not found.qos:
-            return 0
+            return
         message = Outbound(found.shown, received.body, found.qos, received.id, received.stored_at, received)
         if found.p2p:
             message.volatile = not found.sender_persistent
             self._router.to_one(found.p2p, message)
-            return 1
+            return
         if found.retain and received.tag == self._downlink_tag:
             self._retain(found, received)
-        return await self._router.fan_out(found.topic, message, received.replayed)
+        await self._router.fan_out(found.topic, message, received.replayed)
 
     def _retain(self, found: envelope.Downlink, received: Received) -> None:
         """A server app's retained message; a device's was kept before its acknowledgement."""
