@@ -10,9 +10,9 @@ import signal
 from collections.abc import Iterator
 
 import trio
-from backend_adapters.rocketmq_remoting.client import RocketMQ
 
 from backend_adapters.local import LocalBackend
+from backend_adapters.rocketmq_remoting.client import RocketMQ
 from gateway import api, observe
 from gateway.ports import Backend, BackendError, Store, StoreError
 from gateway.runtime.node import Node

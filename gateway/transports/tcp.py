@@ -40,9 +40,8 @@ class TcpTransport:
         if self.closed:
             return
         out = self._out
-        if not out:
-            if not self._stuck:
-                self._flusher.dirty(self)
+        if not out and not self._stuck:
+            self._flusher.dirty(self)
         out.append(data)
         self.buffered += len(data)
 

@@ -10,7 +10,8 @@ from tests.kit.wire import Packet
 
 
 async def retained(broker: Broker, name: str, qos: int = 2) -> list[Packet]:
-    """What a new subscriber of `name` gets as retained messages; a marker on a topic of its own shows the end. A message at QoS 0 that is not
+    """What a new subscriber of `name` gets as retained messages; a marker on a topic of its own shows the end. A message at QoS 0 that is
+    not
     acknowledged may still be on its way when the subscription is made: it comes with RETAIN 0 and is no retained one [MQTT-3.3.1-9]."""
     topic = broker.topic()
     device = await broker.connect()
