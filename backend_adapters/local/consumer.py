@@ -15,7 +15,8 @@ from backend_adapters.offsets import OffsetTracker
 from gateway import observe
 from gateway.ports import BackendError, Listener, Queue, Received, Refusal, Start
 
-READ_BYTES = 1024 * 1024  # of one read from the file, at the least one segment
+READ_BYTES = 1024 * 1024  # of one read from the file, but one segment at the least
+READ_MESSAGES = 512
 COMMIT_TICK = 0.5  # seconds between two looks at what may be committed, while anything waits for it
 RETRY = 1.0  # seconds after a failed read or commit
 CLOSE_DEADLINE = 3.0
@@ -132,7 +133,7 @@ class Cursor:
         """None: nothing could be read; try again."""
         log, queue = self._consumer.log, self.queue
         try:
-            segments = await log.call(log.read, queue.ref, self.position, READ_BYTES)
+            segments = await log.call(log.read, queue.ref, self.position, READ_MESSAGES, READ_BYTES)
         except sqlite3.Error as problem:
             observe.note(observe.Fact.BACKEND_RETRY, server=str(log.path), error=str(problem))
             await trio.sleep(RETRY)

@@ -244,22 +244,25 @@ class Log:
         else:
             self._together(lambda _: self._insert("INSERT OR REPLACE INTO segments", segments))
 
-    def read(self, ref: int, offset: int, limit: int) -> list[Segment]:
-        """Segments of a queue from the one that holds `offset` (or the next one there is), about `limit` bytes, at least one if any."""
+    def read(self, ref: int, offset: int, messages: int, size: int) -> list[Segment]:
+        """Segments of a queue from the one that holds `offset` (or the next one there is) on, as long as they have no more than so many
+        messages and bytes together; at least one if there is any."""
         low, high = segment_key(ref, 0), segment_key(ref + 1, 0)
         rows = self._open.execute(
             "SELECT id, count, stored, total, data FROM segments WHERE id < :high AND id >= "
-            "coalesce((SELECT max(id) FROM segments WHERE id BETWEEN :low AND :at), :low) ORDER BY id LIMIT 256",
+            "coalesce((SELECT max(id) FROM segments WHERE id BETWEEN :low AND :at), :low) ORDER BY id LIMIT 512",
             {"low": low, "high": high, "at": segment_key(ref, offset)},
         )
         found: list[Segment] = []
         for row in rows:
             segment = Segment(*row)
-            if first_offset(segment.key) + segment.length > offset:
-                found.append(segment)
-                limit -= len(segment.data)
-                if limit <= 0:
-                    break
+            if first_offset(segment.key) + segment.length <= offset:
+                continue
+            messages -= segment.length
+            size -= len(segment.data)
+            if found and (messages < 0 or size < 0):
+                break
+            found.append(segment)
         rows.close()
         return found
 

@@ -136,7 +136,7 @@ class AgainstTheModel(RuleBasedStateMachine):
         for gap in gaps:
             self.busy.append(message(self.tracker, self.next + gap))
             self.next += gap + 1
-        self.tracker.receive(self.busy)
+        self.tracker.receive(tuple(self.busy))
 
     @precondition(lambda self: bool(self.busy))
     @rule(data=st.data(), times=st.integers(1, 3))

@@ -180,6 +180,16 @@ class Recorder:
         return [message.id for message in self.messages]
 
 
+async def send_bodies(backend: Backend, topic: TopicInfo, first: int, many: int, tag: str = "", keys: int = 5) -> list[Receipt]:
+    """Messages whose bodies are the numbers from `first` on."""
+    return await send(backend, [message_of(backend, topic, b"%d" % n, tag=tag, key=f"k{n % keys}") for n in range(first, first + many)])
+
+
+def numbers(listener: Recorder) -> list[int]:
+    """The bodies that are numbers, sorted."""
+    return sorted(int(body) for body in listener.bodies if body.isdigit())
+
+
 async def eventually(true: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Look every 50 ms until it is so."""
     with trio.fail_after(seconds):

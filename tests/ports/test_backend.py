@@ -1,4 +1,4 @@
-"""The contract of the port `Backend`: topics and sending (contract section 5). `test_backend_consume.py` has the other half."""
+"""The contract of the port `Backend`: topics and sending (contract section 5). The rest is in the files beside this."""
 
 from __future__ import annotations
 
