@@ -29,16 +29,10 @@ class Views:
 
     def gauges(self) -> dict[str, float]:
         """Numbers of now, by name."""
-        stats = self._store.stats()
         return {
             "connections": len(self._opened),
             "sessions_online": len(self._registry.links),
             "subscriptions": len(self._router),
-            "stored_sessions": stats.sessions,
-            "stored_subscriptions": stats.subscriptions,
-            "offline_messages": stats.offline,
-            "retained_messages": stats.retained,
-            "outbox": stats.outbox,
             **{f"backend_{name}": value for name, value in self._backend.metrics().items()},
-            **{f"store_{name}": value for name, value in self._store.metrics().items()},
+            **self._store.metrics(),
         }
