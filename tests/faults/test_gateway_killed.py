@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
 import trio
 
-from tests.kit.load import Connect, Receiver, Sender
-from tests.kit.server_app import AppMessage, collect
+from tests.faults.account import check_identities, check_once, check_order, connector, stored
+from tests.kit.load import Receiver, Sender
 from tests.kit.world import Scene
 
 SENDERS, EACH, WINDOW, KILLS = 4, 300, 16, 3
-
-
-def connector(scene: Scene, client_id: str, clean: bool = False) -> Connect:
-    """Signed CONNECTs of one persistent client."""
-    return lambda: scene.attempt(client_id, auto_ack=False, clean=clean)
 
 
 async def kill_when(scene: Scene, senders: Sequence[Sender], acknowledged: int) -> None:
@@ -26,15 +21,6 @@ async def kill_when(scene: Scene, senders: Sequence[Sender], acknowledged: int) 
         await trio.sleep(0.005)
     scene.world.gateway.kill()
     await trio.to_thread.run_sync(scene.world.gateway.start)
-
-
-async def stored(scene: Scene, second: str, wanted: set[bytes]) -> list[AppMessage]:
-    """All messages of the subtopic in the backend, up to a marker in each sender's queue (sent by the same Client IDs)."""
-    reader = await scene.new_app().reader(scene.parent, from_start=True)
-    found: list[AppMessage] = []
-    while not wanted <= {message.body for message in found}:
-        found += await collect(reader, 1, lambda message: message.properties.get("mqttSecondTopic") == second)
-    return found
 
 
 async def load(scene: Scene, qos: int) -> tuple[list[Sender], Receiver, str]:
@@ -57,25 +43,12 @@ async def load(scene: Scene, qos: int) -> tuple[list[Sender], Receiver, str]:
     return senders, receiver, second
 
 
-def check_order(found: list[AppMessage]) -> None:
-    """What each sender published is in one queue and in order, after repeats are dropped."""
-    seen: dict[str, list[int]] = defaultdict(list)
-    queues: dict[str, set[str]] = defaultdict(set)
-    for message in sorted(found, key=lambda message: message.place):
-        name, _, number = message.body.decode().partition(":")
-        queues[name].add(message.place[0])
-        if int(number) not in seen[name]:
-            seen[name].append(int(number))
-    assert all(len(used) == 1 for used in queues.values()), queues
-    assert all(numbers == list(range(EACH)) for numbers in seen.values())
-
-
 @pytest.mark.slow
 async def test_qos_1_no_acknowledged_message_is_lost(scene: Scene) -> None:
     senders, receiver, second = await load(scene, 1)
     wanted = {sender.body(number) for sender in senders for number in sender.acknowledged}
     assert len(wanted) == SENDERS * EACH
-    check_order(await stored(scene, second, wanted))
+    check_order(EACH, await stored(scene, second, wanted))
     assert receiver.times.keys() == wanted
 
 
@@ -85,12 +58,8 @@ async def test_qos_2_every_message_exactly_once(scene: Scene) -> None:
     senders, receiver, second = await load(scene, 2)
     wanted = {sender.body(number) for sender in senders for number in sender.acknowledged}
     assert len(wanted) == SENDERS * EACH
-    identities: dict[bytes, set[str]] = defaultdict(set)
-    for message in await stored(scene, second, wanted):
-        identities[message.body].add(message.id)
-    assert {body for body, ids in identities.items() if len(ids) > 1} == set()
-    repeated = {body: times for body, times in receiver.times.items() if times > 1}
-    assert not repeated, f"{len(repeated)} delivered more than once, e.g. {dict(list(repeated.items())[:5])}"
+    check_identities(await stored(scene, second, wanted))
+    check_once(receiver)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from tests.kit.wire import Kind, Packet
 
 Connect = Callable[[], Awaitable[tuple[Device, Packet]]]
 RETRY = 0.1  # seconds
+ORDER_ID = 65535  # a packet id that no message uses
 SILENCE = 30.0  # seconds without a packet after which a connection is given up
 
 
@@ -33,10 +34,12 @@ async def come_back(connect: Connect, patience: float) -> tuple[Device, Packet]:
 class Sender:
     """Publishes `total` messages named `<name>:<number>` to `topic`, at most `window` in flight, each until its handshake is done.
 
-    acknowledged: numbers whose handshake was completed.
+    acknowledged: numbers whose handshake was completed. ordered: asks for ordered sending on each connection (contract section 5).
     """
 
-    def __init__(self, connect: Connect, name: str, topic: str, qos: int, total: int, window: int, patience: float = 60.0) -> None:
+    def __init__(
+        self, connect: Connect, name: str, topic: str, qos: int, total: int, window: int, patience: float = 60.0, ordered: bool = False
+    ) -> None:
         self.name = name
         self.acknowledged: set[int] = set()
         self.connections = 0
@@ -46,6 +49,7 @@ class Sender:
         self._total = total
         self._window = window
         self._patience = patience
+        self._ordered = ordered
         self._flight: dict[int, bool] = {}  # number -> PUBREC has come, in the order of sending
         self._next = 0
 
@@ -66,6 +70,9 @@ class Sender:
                 await device.drop()
 
     async def _talk(self, device: Device) -> None:
+        if self._ordered:
+            await device.publish("$SYS/enableOrderMsg", b'{"order": "true"}', 1, packet_id=ORDER_ID)
+            await device.expect_ack(Kind.PUBACK, ORDER_ID)
         for number, received in self._flight.items():  # [MQTT-4.4.0-1], in order
             await (device.ack(Kind.PUBREL, number + 1) if received else self._publish(device, number, True))
         while len(self.acknowledged) < self._total:

@@ -10,7 +10,7 @@ import struct
 import time
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -96,8 +96,8 @@ class Remoting:
         for connection in self._connections.values():
             await trio.aclose_forcefully(connection.stream)
 
-    async def create_topic(self, topic: str, queues: int) -> None:
-        """On every master, and wait until the name server shows it."""
+    async def create_topic(self, topic: str, queues: int, brokers: Collection[str] | None = None) -> None:
+        """On every master (or those named), and wait until the name server shows it."""
         info = _json((await self._ask(self._namesrv, CLUSTER_INFO, {})).body)
         fields = {
             "topic": topic,
@@ -109,8 +109,9 @@ class Remoting:
             "topicSysFlag": 0,
             "order": False,
         }
-        for broker in info["brokerAddrTable"].values():
-            await self._ask(broker["brokerAddrs"]["0"], CREATE_TOPIC, fields)
+        for name, broker in info["brokerAddrTable"].items():
+            if brokers is None or name in brokers:
+                await self._ask(broker["brokerAddrs"]["0"], CREATE_TOPIC, fields)
         with trio.fail_after(20):
             while not await self._route(topic):
                 await trio.sleep(0.1)
