@@ -106,12 +106,13 @@ class Broker(Server):
 
     async def answer(self, frame: Frame) -> Answer:
         fields = frame.fields
+        if int(fields.get("queueId", fields.get("e", "0"))) not in self.queues:
+            return codes.INVALID_PARAMETER, "request queueId is illegal", {}, b""
         if frame.code == codes.SEND_BATCH_MESSAGE:
             queue = self.queues[int(fields["e"])]
             offset = len(queue)
             queue += parse_batch(frame.body)
-            self._more.set()
-            self._more = trio.Event()
+            self.tell()
             return codes.SUCCESS, "", {"msgId": "x", "queueId": fields["e"], "queueOffset": str(offset)}, b""
         if frame.code == codes.PULL_MESSAGE:
             return await self._pull(fields)
@@ -125,6 +126,11 @@ class Broker(Server):
         if frame.code == codes.UPDATE_CONSUMER_OFFSET:
             self.committed[int(fields["queueId"])] = int(fields["commitOffset"])
         return codes.SUCCESS, "", {}, b""
+
+    def tell(self) -> None:
+        """Wake held pulls."""
+        self._more.set()
+        self._more = trio.Event()
 
     async def _pull(self, fields: dict[str, str]) -> Answer:
         queue, position = self.queues[int(fields["queueId"])], int(fields["queueOffset"])

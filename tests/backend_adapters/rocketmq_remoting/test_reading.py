@@ -46,7 +46,7 @@ def pulled(broker: Broker) -> list[tuple[int, str]]:
     return [(int(frame.fields["queueOffset"]), frame.fields["subscription"]) for frame in broker.asked if frame.code == codes.PULL_MESSAGE]
 
 
-async def test_what_lies_there_already_is_marked_as_replayed(cluster: Cluster) -> None:
+async def test_what_lies_there_already_is_marked_as_replayed(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], b"old")
     async with opened(cluster) as (backend, _, outcomes):
         listener = Listener()
@@ -57,7 +57,7 @@ async def test_what_lies_there_already_is_marked_as_replayed(cluster: Cluster) -
         assert listener.assigned_at == {QUEUE: 0}
 
 
-async def test_offsets_are_committed_2_s_after_they_are_resolved(cluster: Cluster) -> None:
+async def test_offsets_are_committed_2_s_after_they_are_resolved(cluster: Cluster, autojump_clock: MockClock) -> None:
     async with opened(cluster) as (backend, broker, outcomes):
         listener = Listener(hold=lambda message: message.body == b"held")
         consumer = await backend.consume("topic", ALL, "G", listener)
@@ -78,7 +78,7 @@ async def test_offsets_are_committed_2_s_after_they_are_resolved(cluster: Cluste
         assert await consumer.lag() == {QUEUE: 0}
 
 
-async def test_closing_commits_what_is_resolved_and_nothing_else(cluster: Cluster) -> None:
+async def test_closing_commits_what_is_resolved_and_nothing_else(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], b"1", b"held", b"3")
     async with opened(cluster) as (backend, broker, _):
         listener = Listener(hold=lambda message: message.body == b"held")
@@ -87,13 +87,13 @@ async def test_closing_commits_what_is_resolved_and_nothing_else(cluster: Cluste
         await consumer.close()
         assert broker.committed == {0: 1}
         assert listener.gone == [QUEUE]
-        assert broker.count(codes.UNREGISTER_CLIENT) == 1
         fill(broker, b"4")
         await trio.sleep(30)
+        assert broker.count(codes.UNREGISTER_CLIENT) == 1
         assert len(listener.messages) == 3
 
 
-async def test_the_end_of_the_backend_commits_too(cluster: Cluster) -> None:
+async def test_the_end_of_the_backend_commits_too(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], b"1", b"2")
     listener = Listener()
     async with opened(cluster) as (backend, _, _):
@@ -103,7 +103,7 @@ async def test_the_end_of_the_backend_commits_too(cluster: Cluster) -> None:
     assert listener.gone == [QUEUE]
 
 
-async def test_a_frozen_broker_delays_closing_by_3_s_at_most(cluster: Cluster) -> None:
+async def test_a_frozen_broker_delays_closing_by_3_s_at_most(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], b"1")
     async with opened(cluster) as (backend, broker, _):
         listener = Listener()
@@ -116,7 +116,7 @@ async def test_a_frozen_broker_delays_closing_by_3_s_at_most(cluster: Cluster) -
         assert listener.gone == [QUEUE]
 
 
-async def test_offsets_that_the_filter_skips_are_committed(cluster: Cluster) -> None:
+async def test_offsets_that_the_filter_skips_are_committed(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], *[b"other"] * 100, tag="OTHER")
     async with opened(cluster) as (backend, broker, _):
         listener = Listener()
@@ -126,7 +126,7 @@ async def test_offsets_that_the_filter_skips_are_committed(cluster: Cluster) -> 
         assert not listener.messages
 
 
-async def test_tags_are_compared_again_as_brokers_compare_hashes_only(cluster: Cluster) -> None:
+async def test_tags_are_compared_again_as_brokers_compare_hashes_only(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], b"AaAa", tag="AaAa")
     fill(cluster.brokers[0], b"BBBB", tag="BBBB")  # the same hash
     async with opened(cluster) as (backend, broker, _):
@@ -146,7 +146,7 @@ async def test_tags_are_compared_again_as_brokers_compare_hashes_only(cluster: C
         assert broker.committed == {0: 2}
 
 
-async def test_retag_reads_again_from_the_position_and_discards_a_held_pull(cluster: Cluster) -> None:
+async def test_retag_reads_again_from_the_position_and_discards_a_held_pull(cluster: Cluster, autojump_clock: MockClock) -> None:
     async with opened(cluster) as (backend, broker, _):
         held = trio.Event()
         listener = Listener()
@@ -156,14 +156,14 @@ async def test_retag_reads_again_from_the_position_and_discards_a_held_pull(clus
 
         async def answer(frame: Frame) -> Answer:
             result = await usual(frame)
-            if frame.code == codes.PULL_MESSAGE and frame.fields["subscription"] == "T":
+            if frame.code == codes.PULL_MESSAGE and frame.fields["subscription"] == "T" and result[0] == codes.PULL_RETRY_IMMEDIATELY:
                 await held.wait()
             return result
 
         broker.answer = answer  # type: ignore[method-assign]
-        await trio.sleep(20)  # the pull is one that the new answer holds back
+        await trio.sleep(20)  # until the pull under way is one that waits in `answer`
         fill(broker, b"wide", tag="W")
-        broker._more.set()
+        broker.tell()
         await trio.sleep(1)  # the broker has jumped over it already, and its answer is on the way
         await consumer.retag(frozenset({"T", "W"}))
         held.set()
@@ -179,7 +179,7 @@ async def test_retag_reads_again_from_the_position_and_discards_a_held_pull(clus
         assert beats[-1]["consumerDataSet"][0]["subscriptionDataSet"][0]["tagsSet"] == ["T", "W"], "heartbeats declare the full set"
 
 
-async def test_retag_during_a_frozen_broker_returns(cluster: Cluster) -> None:
+async def test_retag_during_a_frozen_broker_returns(cluster: Cluster, autojump_clock: MockClock) -> None:
     async with opened(cluster) as (backend, broker, _):
         consumer = await backend.consume("topic", ALL, "G", Listener())
         broker.freeze()
@@ -190,7 +190,7 @@ async def test_retag_during_a_frozen_broker_returns(cluster: Cluster) -> None:
         assert pulled(broker)[-1] == (0, "*")
 
 
-async def test_a_moved_offset_is_followed(cluster: Cluster) -> None:
+async def test_a_moved_offset_is_followed(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], *[str(number).encode() for number in range(10)])
     cluster.brokers[0].committed = {0: 3}
     async with opened(cluster) as (backend, broker, _):
@@ -204,7 +204,7 @@ async def test_a_moved_offset_is_followed(cluster: Cluster) -> None:
         assert broker.committed == {0: 10}
 
 
-async def test_a_broker_that_has_lost_its_end_is_followed_back(cluster: Cluster) -> None:
+async def test_a_broker_that_has_lost_its_end_is_followed_back(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], *[b"old"] * 10)
     async with opened(cluster) as (backend, broker, outcomes):
         listener = Listener()
@@ -221,7 +221,7 @@ async def test_a_broker_that_has_lost_its_end_is_followed_back(cluster: Cluster)
         assert broker.committed == {0: 5}
 
 
-async def test_the_committed_offset_is_where_it_begins(cluster: Cluster) -> None:
+async def test_the_committed_offset_is_where_it_begins(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], b"0", b"1", b"2")
     cluster.brokers[0].committed = {0: 2}
     async with opened(cluster) as (backend, _, _):
@@ -233,7 +233,9 @@ async def test_the_committed_offset_is_where_it_begins(cluster: Cluster) -> None
 
 
 @pytest.mark.parametrize(("start", "bodies"), [(Start.FIRST, [b"0", b"1", b"2"]), (Start.LAST, [b"2"]), (1234567, [b"1", b"2"])])
-async def test_where_a_consumer_without_a_committed_offset_begins(start: Start | int, bodies: list[bytes], cluster: Cluster) -> None:
+async def test_where_a_consumer_without_a_committed_offset_begins(
+    start: Start | int, bodies: list[bytes], cluster: Cluster, autojump_clock: MockClock
+) -> None:
     fill(cluster.brokers[0], b"0", b"1")
 
     def by_time(frame: Frame) -> Answer | None:
@@ -256,7 +258,7 @@ async def test_where_a_consumer_without_a_committed_offset_begins(start: Start |
         assert groups == {"G"}, "a reader commits nothing"
 
 
-async def test_a_4_x_broker_that_answers_0_for_a_new_group_is_seen_through(cluster: Cluster) -> None:
+async def test_a_4_x_broker_that_answers_0_for_a_new_group_is_seen_through(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], b"old")
     table = {"offsetTable": {"topic@known": {0: 0}}}
 
@@ -276,7 +278,7 @@ async def test_a_4_x_broker_that_answers_0_for_a_new_group_is_seen_through(clust
         assert (fresh.assigned_at, known.assigned_at) == ({QUEUE: 1}, {QUEUE: 0})
 
 
-async def test_commit_end_skips_what_is_there(cluster: Cluster) -> None:
+async def test_commit_end_skips_what_is_there(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], b"0", b"1")
     async with opened(cluster) as (backend, broker, _):
         await backend.commit_end("topic", "G")
@@ -289,7 +291,7 @@ async def test_commit_end_skips_what_is_there(cluster: Cluster) -> None:
             await backend.commit_end("missing", "G")
 
 
-async def test_a_queue_with_too_much_unresolved_is_not_read_further(cluster: Cluster) -> None:
+async def test_a_queue_with_too_much_unresolved_is_not_read_further(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], *[b""] * 10_100)
     async with opened(cluster) as (backend, broker, _):
         listener = Listener(hold=lambda _: True)
@@ -307,7 +309,7 @@ async def test_a_queue_with_too_much_unresolved_is_not_read_further(cluster: Clu
         await listener.until(10_100)
 
 
-async def test_a_missing_group_is_named_with_its_cure(cluster: Cluster) -> None:
+async def test_a_missing_group_is_named_with_its_cure(cluster: Cluster, autojump_clock: MockClock) -> None:
     async with opened(cluster) as (backend, broker, outcomes):
         missing: Answer = (codes.GROUP_NOT_EXIST, "subscription group [G] does not exist", {}, b"")
         broker.hook = of_pulls(lambda n, _: missing)
@@ -324,7 +326,7 @@ async def test_a_missing_group_is_named_with_its_cure(cluster: Cluster) -> None:
         assert all(row.ok for row in await backend.health())
 
 
-async def test_a_topic_that_is_not_there(cluster: Cluster) -> None:
+async def test_a_topic_that_is_not_there(cluster: Cluster, autojump_clock: MockClock) -> None:
     async with opened(cluster) as (backend, _, _):
         assert await backend.topic("missing") is None
         with pytest.raises(BackendError, match="updateTopic") as caught:
@@ -332,7 +334,7 @@ async def test_a_topic_that_is_not_there(cluster: Cluster) -> None:
         assert caught.value.refusal is Refusal.NO_SUCH_TOPIC
 
 
-async def test_servers_that_do_not_answer(cluster: Cluster) -> None:
+async def test_servers_that_do_not_answer(cluster: Cluster, autojump_clock: MockClock) -> None:
     cluster.namesrv.freeze()
     async with opened(cluster) as (backend, broker, _):
         with pytest.raises(BackendError) as caught:
@@ -351,12 +353,12 @@ async def test_servers_that_do_not_answer(cluster: Cluster) -> None:
         assert caught.value.refusal is Refusal.UNAVAILABLE
 
 
-async def test_after_a_broker_was_away_reading_goes_on(cluster: Cluster) -> None:
+async def test_after_a_broker_was_away_reading_goes_on(cluster: Cluster, autojump_clock: MockClock) -> None:
     async with opened(cluster) as (backend, broker, _):
         listener = Listener()
         await backend.consume("topic", ALL, "G", listener)
         fill(broker, b"1")
-        broker._more.set()
+        broker.tell()
         await listener.until(1)
         cluster.registered = []
         await broker.kill()
@@ -373,7 +375,7 @@ async def test_after_a_broker_was_away_reading_goes_on(cluster: Cluster) -> None
         assert not listener.gone
 
 
-async def test_a_pull_that_the_broker_dropped_is_asked_again(cluster: Cluster) -> None:
+async def test_a_pull_that_the_broker_dropped_is_asked_again(cluster: Cluster, autojump_clock: MockClock) -> None:
     async with opened(cluster) as (backend, broker, outcomes):
         broker.hook = of_pulls(lambda n, _: Server.SILENCE if n == 0 else None)
         listener = Listener()
@@ -402,7 +404,7 @@ async def test_queues_are_read_by_those_who_own_them(autojump_clock: MockClock, 
         assert pulls == {"1", "3"}
 
 
-async def test_queues_that_appear_later_begin_at_their_first_offset(cluster: Cluster) -> None:
+async def test_queues_that_appear_later_begin_at_their_first_offset(cluster: Cluster, autojump_clock: MockClock) -> None:
     async with opened(cluster) as (backend, broker, _):
         listener = Listener()
         await backend.consume("topic", ALL, "G", listener, start=Start.LAST)
@@ -416,7 +418,7 @@ async def test_queues_that_appear_later_begin_at_their_first_offset(cluster: Clu
                 await trio.sleep(1)
 
 
-async def test_what_can_not_be_unpacked_is_skipped(cluster: Cluster) -> None:
+async def test_what_can_not_be_unpacked_is_skipped(cluster: Cluster, autojump_clock: MockClock) -> None:
     async with opened(cluster) as (backend, broker, _):
         bodies = [stored_bytes(0, {"TAGS": "T"}, b"broken", flags=1), stored_bytes(1, {"TAGS": "T"}, b"fine")]
 
@@ -432,7 +434,7 @@ async def test_what_can_not_be_unpacked_is_skipped(cluster: Cluster) -> None:
         assert broker.committed == {0: 2}
 
 
-async def test_a_fault_of_the_listener_does_not_stop_a_queue(cluster: Cluster) -> None:
+async def test_a_fault_of_the_listener_does_not_stop_a_queue(cluster: Cluster, autojump_clock: MockClock) -> None:
     class Faulty(Listener):
         faults = 0
 
@@ -452,7 +454,7 @@ async def test_a_fault_of_the_listener_does_not_stop_a_queue(cluster: Cluster) -
         assert listener.faults == 2
 
 
-async def test_an_operator_resets_offsets(cluster: Cluster) -> None:
+async def test_an_operator_resets_offsets(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], *[str(number).encode() for number in range(5)])
     async with opened(cluster) as (backend, broker, _):
         listener, other = Listener(), Listener()
@@ -469,7 +471,7 @@ async def test_an_operator_resets_offsets(cluster: Cluster) -> None:
         assert len(other.messages) == 5
 
 
-async def test_what_brokers_ask_is_answered(cluster: Cluster) -> None:
+async def test_what_brokers_ask_is_answered(cluster: Cluster, autojump_clock: MockClock) -> None:
     async with opened(cluster) as (backend, broker, _):
         await backend.consume("topic", ALL, "G", Listener())
         await trio.sleep(1)

@@ -15,11 +15,6 @@ from gateway.ports import BackendError, Message, Properties, Queue, Receipt, Ref
 from tests.backend_adapters.rocketmq_remoting.scripted import Answer, Broker, Cluster, Outcomes, Server, parse_batch
 
 
-@pytest.fixture
-def anyhow(autojump_clock: MockClock) -> MockClock:
-    return autojump_clock
-
-
 def of_sends(answer: Callable[[int, Frame], Answer | None]) -> Callable[[Frame], Answer | None]:
     """A hook that is asked for the nth send only, from 0."""
     sends = iter(range(1_000_000))
@@ -30,7 +25,9 @@ def batches(broker: Broker) -> list[list[bytes]]:
     return [[body for _, body in parse_batch(frame.body)] for frame in broker.asked if frame.code == codes.SEND_BATCH_MESSAGE]
 
 
-async def test_what_arrives_while_a_batch_is_under_way_is_the_next_batch(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_what_arrives_while_a_batch_is_under_way_is_the_next_batch(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
     cluster = Cluster()
     async with cluster.running(monkeypatch) as backend:
         outcomes = Outcomes(backend)
@@ -56,7 +53,7 @@ async def test_what_arrives_while_a_batch_is_under_way_is_the_next_batch(monkeyp
         await backend.drain()
 
 
-async def test_batches_have_bounds_in_messages_and_bytes(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_batches_have_bounds_in_messages_and_bytes(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster()
     async with cluster.running(monkeypatch, batch_messages=4, batch_bytes=1000) as backend:
         outcomes = Outcomes(backend)
@@ -66,7 +63,7 @@ async def test_batches_have_bounds_in_messages_and_bytes(monkeypatch: pytest.Mon
         assert [[len(body) for body in batch] for batch in batches(cluster.brokers[0])] == [[1, 1, 1, 1], [1, 300, 300], [5000], [1]]
 
 
-async def test_a_message_that_surely_is_not_stored_is_sent_again(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_a_message_that_surely_is_not_stored_is_sent_again(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster()
     async with cluster.running(monkeypatch) as backend:
         cluster.brokers[0].hook = of_sends(lambda n, _: (codes.SYSTEM_BUSY, "busy", {}, b"") if n < 3 else None)
@@ -78,7 +75,9 @@ async def test_a_message_that_surely_is_not_stored_is_sent_again(monkeypatch: py
 
 
 @pytest.mark.parametrize("code", [codes.FLUSH_DISK_TIMEOUT, codes.SLAVE_NOT_AVAILABLE, codes.FLUSH_SLAVE_TIMEOUT, codes.SYSTEM_ERROR])
-async def test_after_an_unknown_outcome_the_same_batch_is_sent_again(code: int, monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_after_an_unknown_outcome_the_same_batch_is_sent_again(
+    code: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
     cluster = Cluster()
     async with cluster.running(monkeypatch) as backend:
         cluster.brokers[0].hook = of_sends(lambda n, _: (code, "", {}, b"") if n == 0 else None)
@@ -92,7 +91,7 @@ async def test_after_an_unknown_outcome_the_same_batch_is_sent_again(code: int, 
 
 
 async def test_an_unanswered_batch_is_not_sent_again_for_15_s_while_its_connection_lives(
-    monkeypatch: pytest.MonkeyPatch, anyhow: MockClock
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     cluster = Cluster()
     async with cluster.running(monkeypatch) as backend:
@@ -106,7 +105,7 @@ async def test_an_unanswered_batch_is_not_sent_again_for_15_s_while_its_connecti
         assert broker.count(codes.SEND_BATCH_MESSAGE) == 2
 
 
-async def test_a_lost_connection_makes_it_be_sent_again_at_once(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_a_lost_connection_makes_it_be_sent_again_at_once(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster()
     async with cluster.running(monkeypatch) as backend:
         broker = cluster.brokers[0]
@@ -121,7 +120,7 @@ async def test_a_lost_connection_makes_it_be_sent_again_at_once(monkeypatch: pyt
         assert batches(broker) == [[b"1", b"2"], [b"1", b"2"], [b"3"]]
 
 
-async def test_go_away_makes_it_connect_again(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_go_away_makes_it_connect_again(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster()
     async with cluster.running(monkeypatch) as backend:
         broker = cluster.brokers[0]
@@ -133,7 +132,9 @@ async def test_go_away_makes_it_connect_again(monkeypatch: pytest.MonkeyPatch, a
         assert backend.metrics()["brokers_down"] == 0
 
 
-async def test_a_refused_batch_is_halved_until_the_offender_stands_alone(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_a_refused_batch_is_halved_until_the_offender_stands_alone(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
     cluster = Cluster()
     async with cluster.running(monkeypatch) as backend:
         broker = cluster.brokers[0]
@@ -150,7 +151,7 @@ async def test_a_refused_batch_is_halved_until_the_offender_stands_alone(monkeyp
         assert len(broker.bodies()) == 19
 
 
-async def test_what_can_not_be_encoded_fails_in_its_turn(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_what_can_not_be_encoded_fails_in_its_turn(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster()
     async with cluster.running(monkeypatch) as backend:
         outcomes = Outcomes(backend)
@@ -165,7 +166,7 @@ async def test_what_can_not_be_encoded_fails_in_its_turn(monkeypatch: pytest.Mon
         assert backend.metrics()["backlog_bytes"] == 0
 
 
-async def test_a_fault_of_one_done_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_a_fault_of_one_done_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster()
     async with cluster.running(monkeypatch) as backend:
         outcomes = Outcomes(backend)
@@ -180,7 +181,7 @@ async def test_a_fault_of_one_done_does_not_stop_the_others(monkeypatch: pytest.
         assert cluster.brokers[0].bodies() == [b"1", b"2", b"3"]
 
 
-async def test_messages_wait_for_servers_that_are_not_there_yet(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_messages_wait_for_servers_that_are_not_there_yet(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster()
     cluster.namesrv.refusing = True
     async with cluster.running(monkeypatch) as backend:
@@ -196,7 +197,7 @@ async def test_messages_wait_for_servers_that_are_not_there_yet(monkeypatch: pyt
         assert cluster.brokers[0].bodies() == [b"1"]
 
 
-async def test_a_topic_that_definitely_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_a_topic_that_definitely_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster()
     async with cluster.running(monkeypatch) as backend:
         outcomes = Outcomes(backend)
@@ -212,7 +213,7 @@ async def test_a_topic_that_definitely_is_not_there_is_said(monkeypatch: pytest.
         assert outcomes.bodies == [b"1", b"2", b"1", b"2", b"3"]
 
 
-async def test_a_topic_whose_only_broker_is_down_is_not_missing(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_a_topic_whose_only_broker_is_down_is_not_missing(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster()
     async with cluster.running(monkeypatch) as backend:
         outcomes = Outcomes(backend)
@@ -228,7 +229,7 @@ async def test_a_topic_whose_only_broker_is_down_is_not_missing(monkeypatch: pyt
         assert cluster.brokers[0].bodies() == [b"1", b"2"]
 
 
-async def test_a_key_belongs_to_a_queue_of_the_whole_sorted_list(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_a_key_belongs_to_a_queue_of_the_whole_sorted_list(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster(brokers=2, queues=3)
     queues = [Queue("topic", broker.name, id) for broker in cluster.brokers for id in range(3)]
     async with cluster.running(monkeypatch) as backend:
@@ -251,7 +252,7 @@ async def test_a_key_belongs_to_a_queue_of_the_whole_sorted_list(monkeypatch: py
             assert outcome.queue == queues[crc32(body) % 6]
 
 
-async def test_while_a_broker_is_frozen_others_go_on(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_while_a_broker_is_frozen_others_go_on(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     """Keys with a message in the unknown batch stay, ordered ones stay, the rest moves, and every key keeps its order."""
     cluster = Cluster(brokers=2, queues=1)
     async with cluster.running(monkeypatch) as backend:
@@ -291,7 +292,7 @@ def _home(key: str, queues: int) -> int:
     return crc32(key.encode()) % queues
 
 
-async def test_a_broker_that_takes_nothing_is_left_alone(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_a_broker_that_takes_nothing_is_left_alone(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster(brokers=2, queues=1)
     async with cluster.running(monkeypatch) as backend:
         cluster.brokers[1].hook = of_sends(lambda n, _: (codes.SERVICE_NOT_AVAILABLE, "disk full", {}, b""))
@@ -308,7 +309,9 @@ async def test_a_broker_that_takes_nothing_is_left_alone(monkeypatch: pytest.Mon
         assert cluster.brokers[1].bodies()
 
 
-async def test_queues_that_are_taken_from_the_route_hand_their_messages_on(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_queues_that_are_taken_from_the_route_hand_their_messages_on(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
     cluster = Cluster(brokers=2, queues=1)
     async with cluster.running(monkeypatch) as backend:
         outcomes = Outcomes(backend)
@@ -326,7 +329,7 @@ async def test_queues_that_are_taken_from_the_route_hand_their_messages_on(monke
         assert not any(isinstance(outcome, BackendError) for _, outcome in outcomes.all)
 
 
-async def test_the_backlog_is_bounded_and_empties(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_the_backlog_is_bounded_and_empties(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster()
     cluster.namesrv.refusing = True
     async with cluster.running(monkeypatch, backlog=5, backlog_bytes=10_000) as backend:
@@ -349,7 +352,7 @@ async def test_the_backlog_is_bounded_and_empties(monkeypatch: pytest.MonkeyPatc
         assert backend.full
 
 
-async def test_at_the_end_what_is_unfinished_is_closed(monkeypatch: pytest.MonkeyPatch, anyhow: MockClock) -> None:
+async def test_at_the_end_what_is_unfinished_is_closed(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster()
     async with cluster.running(monkeypatch) as backend:
         cluster.brokers[0].hook = of_sends(lambda n, _: Server.SILENCE)
