@@ -1,4 +1,4 @@
-"""What the conformance tests run against: the gateway, and with `--oracle` mosquitto as well.
+"""What the conformance tests run against: the gateway, embedded and on RocketMQ, and with `--oracle` mosquitto as well.
 
 A test that fails on mosquitto is wrong, or is marked `targets("gateway")` with the reason. Each server is started once, on a free port.
 `pytest tests/conformance --oracle -k mosquitto` runs the oracle alone.
@@ -6,6 +6,7 @@ A test that fails on mosquitto is wrong, or is marked `targets("gateway")` with 
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -14,13 +15,15 @@ from tests.kit.broker import Broker
 from tests.kit.gateway import Gateway
 from tests.kit.server import Server, mosquitto
 
+GATEWAYS = ("gateway", pytest.param("gateway_on_rocketmq", marks=pytest.mark.services))
+LIMITS = {"topic_length": 1024, "subscriptions_per_client": 1000}
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "target" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("targets")
-        wanted = marker.args if marker else ("gateway", "mosquitto")
-        names = [name for name in wanted if name == "gateway" or metafunc.config.getoption("--oracle")]
-        metafunc.parametrize("target", names, indirect=True, scope="session")
+        oracle = metafunc.config.getoption("--oracle") and (marker is None or "mosquitto" in marker.args)
+        metafunc.parametrize("target", [*GATEWAYS, *(["mosquitto"] if oracle else [])], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +36,13 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield server
         server.terminate()
         return
-    gateway = Gateway(folder, {"limits": {"topic_length": 1024, "subscriptions_per_client": 1000}})
+    settings: dict[str, dict[str, object]] = {"limits": dict(LIMITS)}
+    if request.param == "gateway_on_rocketmq":
+        run = uuid.uuid4().hex[:8]
+        settings["backend"] = {"url": f"rocketmq://{request.getfixturevalue('rocketmq').namesrv}"}
+        settings["bridge"] = {"topics": [f"any{run}"], "default_topic": f"any{run}"}
+        settings["gateway"] = {"instance": f"c{run}"}
+    gateway = Gateway(folder, settings)
     gateway.start()
     yield gateway
     gateway.stop()

@@ -113,13 +113,9 @@ async def test_200_devices_with_64_kib_at_once(scene: Scene) -> None:
     await start(scene)
     reader, second = await scene.new_app().reader(scene.parent), scene.sub()
     devices = [await scene.device() for _ in range(200)]
-    data = {
-        device.client_id: publish_bytes(scene.parent + second, bytes([number]) * 65536, 1, packet_id=1)
-        for number, device in enumerate(devices)
-    }
     async with trio.open_nursery() as nursery:
-        for device in devices:
-            nursery.start_soon(device.send_raw, data[device.client_id])
+        for number, device in enumerate(devices):
+            nursery.start_soon(device.send_raw, publish_bytes(scene.parent + second, bytes([number]) * 65536, 1, packet_id=1))
     for device in devices:
         await device.expect_ack(Kind.PUBACK, 1)
     found = {}
