@@ -135,9 +135,10 @@ class TcpTransport:
         self.close()
         with trio.move_on_after(CLOSE_SECONDS):
             try:
-                while self._stuck:
-                    await trio.lowlevel.wait_writable(self.sock)
-                    await trio.sleep(0.02)
+                if self._stuck:  # `drain` waits for the socket, and only one task may
+                    while self._stuck:
+                        await trio.sleep(0.02)
+                    self.sock.shutdown(socket.SHUT_WR)
                 while True:
                     await trio.lowlevel.wait_readable(self.sock)
                     if not self.sock.recv(RECEIVE_BYTES):
