@@ -9,9 +9,9 @@ from tests.kit.device import Device
 from tests.kit.wire import Kind, ack_bytes, publish_bytes, subscribe_bytes
 
 
-async def arrived(watcher: Device, topic: str) -> list[bytes]:
-    """What reached the watcher before a marker that it sends to itself."""
-    await watcher.deliver(topic, b"marker", 2)
+async def arrived(device: Device, watcher: Device, topic: str, qos: int) -> list[bytes]:
+    """What reached the watcher before a marker of the same sender and QoS [MQTT-4.6.0-6]."""
+    await device.deliver(topic, b"marker", qos, packet_id=1000)
     return [packet.payload for packet in await watcher.receive_until(b"marker")]
 
 
@@ -44,7 +44,7 @@ async def test_mqtt_4_3_2_2_packet_id_is_free_after_puback(broker: Broker) -> No
     device = await broker.connect()
     for number in range(5):
         await device.deliver(topic, b"%d" % number, 1, packet_id=7)
-    assert await arrived(watcher, topic) == [b"0", b"1", b"2", b"3", b"4"]
+    assert await arrived(device, watcher, topic, 1) == [b"0", b"1", b"2", b"3", b"4"]
 
 
 async def test_mqtt_4_3_2_2_repeated_qos_1_is_a_new_message(broker: Broker) -> None:
@@ -54,7 +54,7 @@ async def test_mqtt_4_3_2_2_repeated_qos_1_is_a_new_message(broker: Broker) -> N
     await device.deliver(topic, b"x", 1, packet_id=7)
     await device.publish(topic, b"x", 1, dup=True, packet_id=7)
     await device.expect_ack(Kind.PUBACK, 7)
-    assert await arrived(watcher, topic) == [b"x", b"x"]
+    assert await arrived(device, watcher, topic, 1) == [b"x", b"x"]
 
 
 async def test_mqtt_3_3_1_3_dup_is_not_passed_on(broker: Broker) -> None:
@@ -77,7 +77,7 @@ async def test_mqtt_4_3_3_2_repeat_before_pubrel_is_no_new_message(broker: Broke
         await device.expect_ack(Kind.PUBREC, 9)
     await device.ack(Kind.PUBREL, 9)
     await device.expect_ack(Kind.PUBCOMP, 9)
-    assert await arrived(watcher, topic) == [b"once"]
+    assert await arrived(device, watcher, topic, 2) == [b"once"]
 
 
 async def test_mqtt_4_3_3_2_packet_id_is_free_after_pubcomp(broker: Broker) -> None:
@@ -86,7 +86,7 @@ async def test_mqtt_4_3_3_2_packet_id_is_free_after_pubcomp(broker: Broker) -> N
     device = await broker.connect()
     for number in range(5):
         await device.deliver(topic, b"%d" % number, 2, packet_id=9)
-    assert await arrived(watcher, topic) == [b"0", b"1", b"2", b"3", b"4"]
+    assert await arrived(device, watcher, topic, 2) == [b"0", b"1", b"2", b"3", b"4"]
 
 
 async def test_mqtt_4_3_3_2_pubrel_is_answered_every_time(broker: Broker) -> None:
@@ -127,7 +127,7 @@ async def test_mqtt_4_4_0_1_qos_1_sent_again_on_a_new_connection(broker: Broker)
     device = await broker.resume(client_id)
     await device.publish(topic, b"x", 1, dup=True, packet_id=5)
     await device.expect_ack(Kind.PUBACK, 5)
-    assert await arrived(watcher, topic) == [b"x", b"x"]
+    assert await arrived(device, watcher, topic, 1) == [b"x", b"x"]
 
 
 @pytest.mark.parametrize("polite", [False, True], ids=["drop", "disconnect"])
@@ -144,7 +144,7 @@ async def test_mqtt_4_4_0_1_lost_before_pubrec(broker: Broker, polite: bool) -> 
     await device.expect_ack(Kind.PUBREC, 5)
     await device.ack(Kind.PUBREL, 5)
     await device.expect_ack(Kind.PUBCOMP, 5)
-    assert await arrived(watcher, topic) == [b"once"]
+    assert await arrived(device, watcher, topic, 2) == [b"once"]
 
 
 async def test_mqtt_4_4_0_1_lost_before_pubcomp(broker: Broker) -> None:
@@ -163,7 +163,7 @@ async def test_mqtt_4_4_0_1_lost_before_pubcomp(broker: Broker) -> None:
     await device.expect_ack(Kind.PUBREC, 5)
     await device.ack(Kind.PUBREL, 5)
     await device.expect_ack(Kind.PUBCOMP, 5)
-    assert await arrived(watcher, topic) == [b"once", b"next"]
+    assert await arrived(device, watcher, topic, 2) == [b"once", b"next"]
 
 
 async def test_mqtt_4_4_0_1_take_over_in_the_middle_of_qos_2(broker: Broker) -> None:
@@ -177,7 +177,7 @@ async def test_mqtt_4_4_0_1_take_over_in_the_middle_of_qos_2(broker: Broker) -> 
     await new.expect_ack(Kind.PUBREC, 5)
     await new.ack(Kind.PUBREL, 5)
     await new.expect_ack(Kind.PUBCOMP, 5)
-    assert await arrived(watcher, topic) == [b"once"]
+    assert await arrived(new, watcher, topic, 2) == [b"once"]
 
 
 async def test_clean_session_forgets_inbound_qos_2(broker: Broker) -> None:
@@ -193,7 +193,7 @@ async def test_clean_session_forgets_inbound_qos_2(broker: Broker) -> None:
     await device.expect_ack(Kind.PUBREC, 5)
     await device.ack(Kind.PUBREL, 5)
     await device.expect_ack(Kind.PUBCOMP, 5)
-    found = await arrived(watcher, topic)
+    found = await arrived(device, watcher, topic, 2)
     assert found[-1] == b"second"
     assert found in ([b"second"], [b"first", b"second"])  # the first may be passed on at once or at its PUBREL (figure 4.3)
 
@@ -211,7 +211,7 @@ async def test_many_qos_2_handshakes_interleaved(broker: Broker) -> None:
         await device.ack(Kind.PUBREL, packet_id)
     for packet_id in ids:
         await device.expect_ack(Kind.PUBCOMP, packet_id)
-    assert sorted(await arrived(watcher, topic), key=int) == [b"%d" % packet_id for packet_id in ids]
+    assert sorted(await arrived(device, watcher, topic, 2), key=int) == [b"%d" % packet_id for packet_id in ids]
 
 
 async def test_packet_ids_of_both_directions_are_apart(broker: Broker) -> None:
@@ -223,7 +223,7 @@ async def test_packet_ids_of_both_directions_are_apart(broker: Broker) -> None:
     down = await device.receive()
     await device.publish(other, b"up", 1, packet_id=down.packet_id)
     await device.expect_ack(Kind.PUBACK, down.packet_id)
-    await device.send_raw(subscribe_bytes(down.packet_id, [(other, 0)]))
+    await device.send_raw(subscribe_bytes(down.packet_id, [(broker.topic(), 0)]))
     await device.expect_ack(Kind.SUBACK, down.packet_id)
     await device.ack(Kind.PUBACK, down.packet_id)
     await sender.deliver(topic, b"next")
@@ -251,4 +251,4 @@ async def test_qos_0_and_1_and_2_in_one_segment(broker: Broker) -> None:
     )
     await device.expect_ack(Kind.PUBACK, 1)
     await device.expect_ack(Kind.PUBCOMP, 2)
-    assert sorted(await arrived(watcher, topic)) == [b"0", b"1", b"2", b"3"]
+    assert sorted(await arrived(device, watcher, topic, 2)) == [b"0", b"1", b"2", b"3"]

@@ -21,6 +21,7 @@ CLUSTER_INFO = 106
 SUCCESS, PULL_NOT_FOUND, PULL_RETRY, PULL_MOVED = 0, 19, 20, 21
 COMPRESSED = 1
 _numbers = count(1)
+_turns = count()
 
 QueueName = tuple[str, int]  # broker name, queue id
 
@@ -119,7 +120,7 @@ class Remoting:
     async def send(self, topic: str, body: bytes, properties: Mapping[str, str], compress: bool = False) -> None:
         """As ordinary SDKs do; an empty body travels in a batch of one, since 5.5.0 refuses it alone."""
         queues = await self._queues(topic)
-        queue = queues[next(_numbers) % len(queues)]
+        queue = queues[next(_turns) % len(queues)]
         named = {"UNIQ_KEY": uuid.uuid4().hex.upper(), **properties}
         encoded = "".join(f"{name}\x01{value}\x02" for name, value in named.items())
         fields: dict[str, object] = {
