@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -185,7 +186,7 @@ class Cluster:
         return codes.SUCCESS, "", {}, json.dumps(route).encode()
 
     @asynccontextmanager
-    async def running(self, monkeypatch: pytest.MonkeyPatch, **limits: int) -> AsyncIterator[RocketMQ]:
+    async def running(self, monkeypatch: pytest.MonkeyPatch, **limits: Any) -> AsyncIterator[RocketMQ]:
         async with trio.open_nursery() as servers:
 
             async def connect(address: str) -> trio.abc.Stream:
@@ -256,8 +257,11 @@ class Listener:
         return [message.body for message in self.messages]
 
     async def until(self, many: int, seconds: float = 120) -> None:
+        await self.when(lambda: len(self.messages) >= many, seconds)
+
+    async def when(self, true: Callable[[], bool], seconds: float = 120) -> None:
         with trio.fail_after(seconds):
-            while len(self.messages) < many:
+            while not true():
                 await trio.sleep(0.01)
 
 
