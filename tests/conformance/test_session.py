@@ -210,3 +210,20 @@ async def test_disconnect_while_messages_flow_keeps_the_rest(broker: Broker) -> 
         received.append(packet.payload)
     assert sorted(dict.fromkeys(received), key=int) == sent
     assert list(dict.fromkeys(received)) == sent
+
+
+async def test_message_that_meets_a_connect_is_not_lost(broker: Broker) -> None:
+    """It is published in the moment in which the session comes back: live or kept, it must arrive, and once."""
+    client_id, topic = broker.id(), broker.topic()
+    device = await broker.subscriber((topic, 1), client_id=client_id, clean=False)
+    sender = await broker.connect()
+    for number in range(60):
+        await device.disconnect()
+        waiting = await broker.open()
+        await sender.publish(topic, b"%d" % number, 1)
+        if number % 2:
+            await sender.expect(Kind.PUBACK)
+        device, ack = waiting, await waiting.connect(client_id, clean=False)
+        assert ack.session_present
+        packet = await device.receive()
+        assert (packet.payload, packet.dup) == (b"%d" % number, False)
