@@ -168,7 +168,8 @@ class Mailbox:
             if self._unwritten is None:
                 self._unwritten = deque()
             self._unwritten.append(entry)
-            self._keeper.keep(self.client_id, [entry], self._kept)  # design section 4: the id is stored before the first send
+            if not entry.storing:  # else `safe` follows
+                self._keeper.keep(self.client_id, [entry], self._kept)  # design section 4: the id is stored before the first send
         elif self._unwritten:
             self._unwritten.append(entry)
         else:
@@ -267,16 +268,19 @@ class Mailbox:
 
     def gather(self) -> None:
         """Hold back live messages until `resume` (nests)."""
-        self._gathering += 1
+        if not self.ended:
+            self._gathering += 1
 
     def _gather(self, message: Outbound, qos: int) -> None:
+        if self.ended:
+            return
         gathered = self._gathered
         if gathered is None:
             gathered = self._gathered = []
         if len(gathered) >= self._bounds.count:
             if not qos:
                 observe.count(observe.Fact.QOS0_DROPPED)
-            elif not self.ended:
+            else:
                 self._full(self._entry(message, qos))
             return
         if qos and message.received is not None:
@@ -312,6 +316,11 @@ class Mailbox:
                     break
                 found.append(entry)
         return found
+
+    def safe(self, entry: Entry, _kept: bool) -> None:
+        """An overdue entry is in the store. One of QoS 2 whose turn came meanwhile is sent when its id is there too."""
+        if entry.qos == 2 and self.inflight and self.inflight.get(entry.packet_id) is entry and entry.phase is Phase.SENT:
+            self._keeper.keep(self.client_id, [entry], self._kept)
 
     def positions(self) -> set[int]:
         """The places in the offline store of what is here."""
