@@ -210,9 +210,13 @@ class Connection:
 
     async def _sweep(self) -> None:
         """Notice a peer that does not answer. A held request that it dropped (as it does when its send buffer is full) only ends itself."""
+        now = trio.current_time()
         while True:
+            before = now
             await trio.sleep(_SWEEP)
             now = trio.current_time()
+            if now - before > 4 * _SWEEP:
+                continue  # it was this process that stood still: answers may be there unread
             oldest = now
             overdue: list[int] = []
             for opaque, pending in self._pending.items():

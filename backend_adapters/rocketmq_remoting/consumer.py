@@ -220,8 +220,9 @@ class Subscription:
 
     # -- what goes wrong
 
-    def stale(self) -> None:
-        self._routes.poke()
+    def stale(self, queue: Queue) -> None:
+        """A broker says that it has no such queue."""
+        self._routes.stale(queue)
 
     def complain(self, code: int, text: str) -> None:
         """Remember for `health` why reading does not work; code 0: it works."""

@@ -46,7 +46,7 @@ class Lane:
 
     def __init__(
         self, queue: Queue, topic: str, group: str, broker: Broker, limits: Limits, finished: Callable[[list[Entry]], None],
-        stray: Callable[[Lane], None], stale: Callable[[], None],
+        stray: Callable[[Lane], None], stale: Callable[[Queue], None],
     ) -> None:  # fmt: skip
         self.queue = queue
         self.broker = broker
@@ -54,8 +54,8 @@ class Lane:
         self.inflight: list[Entry] = []
         self.removed = False  # from the route: nothing new comes, and what surely isn't stored leaves
         self.retries = 0
-        self._header = {
-            "a": group, "b": topic, "c": "TBW102", "d": "4", "e": str(queue.id), "f": "0", "h": "0", "i": "",
+        self._header = {  # c: the topic whose settings a missing one would be made with; its own name, so that none is made
+            "a": group, "b": topic, "c": topic, "d": "4", "e": str(queue.id), "f": "0", "h": "0", "i": "",
             "j": "0", "k": "false", "m": "true", "n": queue.broker,
         }  # fmt: skip
         self._limits = limits
@@ -155,7 +155,7 @@ class Lane:
             if verdict is Verdict.NOT_HERE or attempts >= _AILING_FROM:
                 self.broker.ail()
             elif verdict is Verdict.STALE_ROUTE:
-                self._stale()
+                self._stale(self.queue)
             if not doubtful and (self.removed or self.broker.down):
                 return batch
             pause = min(max(pause * 2, _PAUSE_FIRST), _PAUSE_MOST)

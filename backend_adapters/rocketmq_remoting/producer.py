@@ -277,7 +277,7 @@ class Producer:
         broker = self._routes.brokers[queue.broker]
         if self._brokers_changed not in broker.watchers:
             broker.watchers.append(self._brokers_changed)
-        lane = Lane(queue, self._wire(queue.topic), self._group, broker, self._batch, sender.finished, sender.stray, self._routes.poke)
+        lane = Lane(queue, self._wire(queue.topic), self._group, broker, self._batch, sender.finished, sender.stray, self._routes.stale)
         if self._nursery is None:
             self._later.append(lane)
         else:

@@ -259,7 +259,7 @@ class Reader:
             await trio.sleep(_PAUSE_FIRST)
             return
         if code in (codes.TOPIC_NOT_EXIST, codes.INVALID_PARAMETER):
-            self._subscription.stale()
+            self._subscription.stale(self.queue)
         self._subscription.complain(code, f"code {code}: {answer.remark}")
         await self._wait("pull_refused", detail=f"code {code}: {answer.remark}")
 

@@ -90,6 +90,13 @@ class Routes:
         """Something was not where a route says: ask again soon."""
         self._poked.set()
 
+    def stale(self, queue: Queue) -> None:
+        """The queue's broker says that it is not there: ask again, and if the name servers don't know it either, give it up."""
+        route = self.known.get(queue.topic)
+        if route is not None and queue.broker in route.vanished:
+            route.vanished[queue.broker] = trio.current_time() - FORGET
+        self.poke()
+
     async def _refresh_for_ever(self) -> None:
         while True:
             self._poked = trio.Event()
@@ -106,7 +113,9 @@ class Routes:
                 route = await self.find(topic)
             except BackendError as error:
                 if error.refusal is Refusal.UNAVAILABLE:
-                    return  # no name server answers; the next refresh is near
+                    if all(server.down for server in self.servers):
+                        return  # the next refresh is near
+                    continue
                 observe.note(observe.Fact.BACKEND_RETRY, reason="route_refused", topic=topic, detail=str(error))
                 continue
             for watcher in list(self._watchers.get(topic, ())):

@@ -329,6 +329,21 @@ async def test_queues_that_are_taken_from_the_route_hand_their_messages_on(
         assert not any(isinstance(outcome, BackendError) for _, outcome in outcomes.all)
 
 
+async def test_a_broker_that_has_the_topic_no_more_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
+    cluster = Cluster(brokers=2, queues=1)
+    async with cluster.running(monkeypatch) as backend:
+        outcomes = Outcomes(backend)
+        outcomes.send(b"warm")
+        await outcomes.until(1)
+        cluster.registered = cluster.registered[:1]
+        cluster.brokers[1].hook = of_sends(lambda n, _: (codes.TOPIC_NOT_EXIST, "topic[topic] not exist", {}, b""))
+        await trio.sleep(40)
+        for number in range(20):
+            outcomes.send(str(number).encode(), f"key{number}", ordered=True)
+        await outcomes.until(21, 20)
+        assert len(cluster.brokers[0].bodies()) + len(cluster.brokers[1].bodies()) == 21
+
+
 async def test_the_backlog_is_bounded_and_empties(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     cluster = Cluster()
     cluster.namesrv.refusing = True
