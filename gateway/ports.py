@@ -283,8 +283,7 @@ class Will:
 
 class Event(NamedTuple):
     """A lifecycle event (contract section 7). The store sets `time` (strictly growing per client) and `seq` (growing by 1 per client) in
-    the
-    step that makes the event; `id` is its `UNIQ_KEY`."""
+    the step that makes the event; `id` is its `UNIQ_KEY`."""
 
     id: str
     client_id: str
@@ -324,8 +323,7 @@ class Claim:
 class Claimed:
     """epoch: the fencing number of this owner; an operation with an older one changes nothing. present: a stored session was there and is
     kept (the session-present flag). inbound: QoS 2 packet ids of the device -> (UNIQ_KEY, stored in the backend). inflight: what was sent
-    and
-    not finished, in the order of sending. backlog: stored messages that were not sent yet."""
+    and not finished, in the order of sending. backlog: stored messages that were not sent yet."""
 
     epoch: int
     present: bool
@@ -403,8 +401,7 @@ class Store(Protocol):
     """What survives: sessions, subscriptions, QoS 2 state, offline and retained messages, the outbox.
 
     Operations of one client take effect in the order in which they were submitted. `done` gets the result or a StoreError. An operation
-    with
-    an epoch that is not the session's changes nothing and yields None (False for `release`).
+    with an epoch that is not the session's changes nothing and yields None (False for `release`).
     """
 
     async def run(self, *, task_status: Any) -> None:
@@ -414,8 +411,7 @@ class Store(Protocol):
     # -- the registry: each of these is one atomic step, outbox included
     async def claim(self, claim: Claim) -> Claimed:
         """Make this node and channel the owner, with a greater epoch. Appends `tcpclean` (reason taken_over) and the will of an owner that
-        did
-        not release, then `connect`. not persistent: what was stored of the session is deleted. Replaces the will. Raises StoreError."""
+        did not release, then `connect`. not persistent: what was stored of the session is deleted. Replaces the will. Raises StoreError."""
 
     async def release(self, release: Release) -> bool:
         """False: no longer the owner; nothing is changed or published."""
@@ -458,8 +454,8 @@ class Store(Protocol):
     def offline_put(self, waiting: Sequence[Waiting], done: Done) -> None:
         """Append to the sessions' queues. An entry whose position is not 0 is there already: its packet_id and phase are updated. A message
         (by client and message id) that waits already or whose UNIQ_KEY is remembered is not put again. Entries of sessions that don't
-        exist are
-        dropped. Result: list, per entry its position, or 0 when it was not put. Past the instance's limit the oldest go, counted."""
+        exist are dropped. Result: list, per entry its position, or 0 when it was not put. Past the instance's limit the oldest go,
+        counted."""
 
     async def offline_get(self, client_id: str, limit: int, *, newest: bool = False, after: int = 0) -> list[Waiting]:
         """Messages in phase WAITING with position > after, oldest (or newest) first. They stay until removed."""

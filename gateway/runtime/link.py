@@ -28,12 +28,12 @@ from gateway.mqtt.packets import (
     Unsubscribe,
 )
 from gateway.mqtt.packets import Will as WillFields
-from gateway.ports import StoreError, Will
+from gateway.ports import Claimed, StoreError, Will
 from gateway.rules.presence import Reason
 from gateway.runtime.access import ANYBODY, Access, Account, Refused
 from gateway.runtime.inlet import Inlet
 from gateway.runtime.mailbox import Bounds, Mailbox
-from gateway.runtime.offline import Offline
+from gateway.runtime.offline import Offline, Watch
 from gateway.runtime.quota import Rate
 from gateway.runtime.registry import Registry
 from gateway.runtime.router import Router, Subscriber
@@ -212,12 +212,23 @@ class Link:
                     Refused(ConnectCode.NOT_AUTHORIZED, Reason.NOT_PERMITTED, "the will may not be published"), self.client_id
                 )
         try:
-            claimed = await shared.registry.claim(self, will)
+            claimed, watch = await shared.registry.claim(self, will)
         except StoreError as error:
             observe.note(observe.Fact.STORE_FAILED, operation="claim", client_id=self.client_id, error=str(error))
             return self._refuse(Refused(ConnectCode.UNAVAILABLE, Reason.UNAVAILABLE, "the store does not answer"), self.client_id)
-        if self.ending:
-            return False
+        try:
+            if not self.ending:
+                await self._begin(claimed, watch)
+        except StoreError as error:
+            observe.note(observe.Fact.STORE_FAILED, operation="offline_get", client_id=self.client_id, error=str(error))
+            self.reason = Reason.UNAVAILABLE
+        finally:
+            shared.offline.unwatch(self.client_id, watch)
+        return not self.ending
+
+    async def _begin(self, claimed: Claimed, watch: Watch) -> None:
+        """The session is ours: CONNACK, what the last connection left, then the backlog. Raises StoreError."""
+        shared = self._shared
         if claimed.inbound:
             self.inlet = Inlet(self, shared, shared.registry.inbound(self.client_id, claimed))
         mailbox = Mailbox(self.client_id, self.persistent, self.transport, shared.bounds, shared.offline, self._overflow)
@@ -234,8 +245,7 @@ class Link:
             persistent=self.persistent,
         )
         if self.persistent:
-            await shared.offline.start(mailbox, claimed.backlog)
-        return True
+            await shared.offline.start(mailbox, claimed.backlog, watch)
 
     def _refuse(self, refused: Refused, client_id: str) -> bool:
         self.reason = refused.reason

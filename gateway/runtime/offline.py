@@ -17,6 +17,15 @@ from gateway.settings import Settings
 RETRY_SECONDS = 1.0
 
 
+class Watch:
+    """A session that is being claimed. touched: something was put for it meanwhile."""
+
+    __slots__ = ("touched",)
+
+    def __init__(self) -> None:
+        self.touched = False
+
+
 class Offline:
     """The one way to the store's waiting messages."""
 
@@ -28,7 +37,8 @@ class Offline:
         self._feeds: set[Mailbox] = set()
         self._nursery: trio.Nursery | None = None
         self._failed: deque[Callable[[], None]] = deque()
-        self._underway: dict[str, int] = {}  # puts that the store has not answered, per client
+        self._claiming: dict[str, Watch] = {}
+        self.find: Callable[[str], Mailbox | None] = lambda _client_id: None  # the mailbox of an online client; the router knows
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled: the batches of those that are behind, and what the store could not take."""
@@ -74,20 +84,22 @@ class Offline:
         self._put_absent(waiting, message)
 
     def _put_absent(self, waiting: list[Waiting], message: Outbound) -> None:
-        underway = self._underway
-        for item in waiting:
-            underway[item.client_id] = underway.get(item.client_id, 0) + 1
+        if self._claiming:
+            for item in waiting:
+                watch = self._claiming.get(item.client_id)
+                if watch is not None:
+                    watch.touched = True
 
         def done(result: Any) -> None:
-            for item in waiting:
-                left = underway.pop(item.client_id) - 1
-                if left:
-                    underway[item.client_id] = left
             if isinstance(result, StoreError):
                 observe.note(observe.Fact.STORE_FAILED, operation="offline_put", clients=len(waiting), error=str(result))
                 self._failed.append(lambda: self._put_absent(waiting, message))
                 return
             observe.count(observe.Fact.OFFLINE_STORED, sum(1 for position in result if position))
+            for item in waiting:
+                mailbox = self.find(item.client_id)
+                if mailbox is not None:  # the device has come meanwhile
+                    self._feed_later(mailbox)
             if message.received is not None:
                 message.received.release()
 
@@ -109,11 +121,21 @@ class Offline:
 
     # ------------------------------------------------------------ bringing
 
-    async def start(self, mailbox: Mailbox, backlog: int) -> None:
+    def watch(self, client_id: str) -> Watch:
+        """Its session is about to be claimed: what is put from now on may be missing in the backlog that the claim counts."""
+        watch = self._claiming[client_id] = Watch()
+        return watch
+
+    def unwatch(self, client_id: str, watch: Watch) -> None:
+        """It is online, or was refused."""
+        if self._claiming.get(client_id) is watch:
+            del self._claiming[client_id]
+
+    async def start(self, mailbox: Mailbox, backlog: int, watch: Watch) -> None:
         """A device is back and `backlog` messages wait. One batch is brought at once, and live messages queue behind it if it is all there
         is;
         of a greater backlog the rest follows while live messages go first (strict order: live ones join the backlog)."""
-        if not backlog and mailbox.client_id not in self._underway:
+        if not backlog and not watch.touched:
             return
         if backlog <= self._batch:
             mailbox.gather()

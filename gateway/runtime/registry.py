@@ -12,7 +12,7 @@ from gateway import observe
 from gateway.ports import Backend, Claim, Claimed, Release, Store, StoreError, Will
 from gateway.rules.presence import Reason
 from gateway.runtime.inlet import Inbound
-from gateway.runtime.offline import Offline
+from gateway.runtime.offline import Offline, Watch
 from gateway.runtime.router import Router, Subscriber
 from gateway.settings import Settings
 
@@ -57,7 +57,7 @@ class Registry:
 
     # ------------------------------------------------------------ CONNECT
 
-    async def claim(self, link: Link, will: Will | None) -> Claimed:
+    async def claim(self, link: Link, will: Will | None) -> tuple[Claimed, Watch]:
         """Take over from an older connection [MQTT-3.1.4-2] and make `link` the session's owner. Two CONNECTs with one Client ID take
         turns.
         Raises StoreError."""
@@ -77,12 +77,17 @@ class Registry:
                 now=self._now(),
                 event_ids=(self._backend.new_id(), self._backend.new_id()),
             )
+            watch = self._offline.watch(client_id)
             link.claiming = True  # from here on the store may name this channel, whatever happens to the task
-            claimed = await self._store.claim(claim)
+            try:
+                claimed = await self._store.claim(claim)
+            except BaseException:
+                self._offline.unwatch(client_id, watch)
+                raise
             link.epoch = claimed.epoch
             self.links[client_id] = link
             link.subscriber = self._subscriber(link, claimed)
-            return claimed
+            return claimed, watch
         finally:
             del self._claiming[client_id]
             turn.set()

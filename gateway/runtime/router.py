@@ -36,6 +36,7 @@ class Router:
     def __init__(self, offline: Offline) -> None:
         self._tree: Tree[Subscriber, int] = Tree()
         self._offline = offline
+        offline.find = self.mailbox_of
         self._firsts: dict[str, int] = {}  # how many subscriptions begin with this level
         self.subscribers: dict[str, Subscriber] = {}
 
@@ -51,6 +52,11 @@ class Router:
             found = self.subscribers[client_id] = Subscriber(client_id, persistent)
         found.persistent = persistent
         return found
+
+    def mailbox_of(self, client_id: str) -> Mailbox | None:
+        """None: it has no connection here."""
+        subscriber = self.subscribers.get(client_id)
+        return subscriber.mailbox if subscriber is not None else None
 
     def add(self, subscriber: Subscriber, subscription: Subscription) -> None:
         """Add it, or replace the one with the same filter [MQTT-3.8.4-3]."""
@@ -148,8 +154,7 @@ class Router:
         """P2P: to that client, which needs no subscription. Kept offline if and only if the sender was persistent and the receiver has a
         stored
         session (contract section 5)."""
-        subscriber = self.subscribers.get(client_id)
-        mailbox = subscriber.mailbox if subscriber is not None else None
+        mailbox = self.mailbox_of(client_id)
         if mailbox is not None:
             mailbox.deliver(message, message.qos)
         elif message.qos and not message.volatile:
