@@ -6,6 +6,8 @@ import trio
 
 from gateway.rules.limits import Bucket
 
+TICK_SECONDS = 0.001
+
 
 class Rate:
     """At most `per_second` messages, with a burst of one second. 0 = no limit."""
@@ -27,5 +29,6 @@ class Rate:
         while left > 0:
             some = min(left, self._burst)
             while not self._bucket.take(trio.current_time(), some):
-                await trio.sleep(self._bucket.wait(trio.current_time(), some))
+                # not less than a tick: a rounding error would be waited for without end
+                await trio.sleep(max(TICK_SECONDS, self._bucket.wait(trio.current_time(), some)))
             left -= some
