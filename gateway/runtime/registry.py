@@ -36,7 +36,7 @@ class Registry:
         self._node = settings.gateway.node_id
         self._takeover = settings.limits.takeover_seconds
         self._now = now
-        self._claiming: dict[str, trio.Event] = {}
+        self._claiming: dict[str, trio.Lock] = {}
         self._underway: dict[str, dict[int, Inbound]] = {}  # of connections that ended before the backend had answered
         self._nursery: trio.Nursery | None = None
         self._leaving = 0
@@ -62,35 +62,38 @@ class Registry:
         turns.
         Raises StoreError."""
         client_id = link.client_id
-        while client_id in self._claiming:
-            await self._claiming[client_id].wait()
-        turn = self._claiming[client_id] = trio.Event()
+        turn = self._claiming.setdefault(client_id, trio.Lock())
         try:
-            await self._take_over(client_id)
-            claim = Claim(
-                client_id=client_id,
-                node=self._node,
-                channel_id=link.channel_id,
-                client_ip=link.client_ip,
-                persistent=link.persistent,
-                will=will,
-                now=self._now(),
-                event_ids=(self._backend.new_id(), self._backend.new_id()),
-            )
-            watch = self._offline.watch(client_id)
-            link.claiming = True  # from here on the store may name this channel, whatever happens to the task
-            try:
-                claimed = await self._store.claim(claim)
-            except BaseException:
-                self._offline.unwatch(client_id, watch)
-                raise
-            link.epoch = claimed.epoch
-            self.links[client_id] = link
-            link.subscriber = self._subscriber(link, claimed)
-            return claimed, watch
+            async with turn:  # in the order of arrival: the newest one stays
+                await self._take_over(client_id)
+                return await self._claim(link, will)
         finally:
-            del self._claiming[client_id]
-            turn.set()
+            if not turn.locked() and self._claiming.get(client_id) is turn:
+                del self._claiming[client_id]
+
+    async def _claim(self, link: Link, will: Will | None) -> tuple[Claimed, Watch]:
+        client_id = link.client_id
+        claim = Claim(
+            client_id=client_id,
+            node=self._node,
+            channel_id=link.channel_id,
+            client_ip=link.client_ip,
+            persistent=link.persistent,
+            will=will,
+            now=self._now(),
+            event_ids=(self._backend.new_id(), self._backend.new_id()),
+        )
+        watch = self._offline.watch(client_id)
+        link.claiming = True  # from here on the store may name this channel, whatever happens to the task
+        try:
+            claimed = await self._store.claim(claim)
+        except BaseException:
+            self._offline.unwatch(client_id, watch)
+            raise
+        link.epoch = claimed.epoch
+        self.links[client_id] = link
+        link.subscriber = self._subscriber(link, claimed)
+        return claimed, watch
 
     async def _take_over(self, client_id: str) -> None:
         old = self.links.get(client_id)
