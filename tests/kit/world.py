@@ -131,6 +131,13 @@ class Scene:
             await app.close()
 
 
+async def live(device: Device) -> Packet:
+    """The next PUBLISH that is no retained message of another test, for those who subscribe a whole parent."""
+    while (packet := await device.receive()).retain:
+        pass
+    return packet
+
+
 def payloads(packets: Iterable[Packet]) -> list[bytes]:
     """What they carry."""
     return [packet.payload for packet in packets]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.kit.server_app import RocketMQApp
-from tests.kit.world import Scene, payloads
+from tests.kit.world import Scene, live, payloads
 
 ALL_BYTES = bytes(range(256)) * 4
 BODIES = {"empty": b"", "null": b"\0", "nulls": b"a\0b\0\0c", "all": ALL_BYTES, "64_kib": ALL_BYTES * 64}
@@ -216,7 +216,7 @@ async def test_device_to_device_once_beside_server_apps(scene: Scene) -> None:
         await device.deliver(scene.parent + second, b"up%d" % number)
         await send(scene, second, b"down%d" % number)
     wanted = {b"%s%d" % (kind, number) for kind in (b"up", b"down") for number in range(20)}
-    found = [packet for packet in [await device.receive() for _ in range(40)] if packet.topic == scene.parent + second]
+    found = [packet for packet in [await live(device) for _ in range(40)] if packet.topic == scene.parent + second]
     assert set(payloads(found)) == wanted
     await device.deliver(scene.parent + second, b"marker")
     assert await device.receive_until(b"marker") == []
