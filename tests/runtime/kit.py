@@ -496,10 +496,14 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    store: ScriptedStore | None = None, backend: ScriptedBackend | None = None, **sections: dict[str, Any]
+    store: ScriptedStore | None = None,
+    backend: ScriptedBackend | None = None,
+    stored: Sequence[tuple[str, Subscription]] = (),
+    **sections: dict[str, Any],
 ) -> AsyncIterator[Running]:
-    """A node between scripted ports."""
+    """A node between scripted ports. stored: subscriptions that the store has from before."""
     store, backend = store or ScriptedStore(), backend or ScriptedBackend()
+    store.before += stored
     async with trio.open_nursery() as services:
         node = Node(settings(Path("nowhere"), **sections), backend, store)
         await services.start(node.run)
