@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import trio
@@ -54,6 +54,7 @@ class Downlink:
         self._shared_store = not settings.store.url.startswith("sqlite:")
         self._create_queues = settings.backend.create_queues if bridge.create_topics else 0
         self._largest_packet = max(limits.packet_bytes, limits.payload_bytes)
+        self._read: dict[Queue, int] = {}  # per queue, up to where devices' messages have come back
         self.bridged = frozenset(bridge.topics)
         names = dict.fromkeys([*bridge.topics, *([bridge.default_topic] if bridge.default_topic else [])])
         self.parents = {name: Parent(name) for name in names}
@@ -166,6 +167,7 @@ class Downlink:
             observe.note(observe.Fact.BACKEND_UNAVAILABLE, topic=parent.name, error=str(error))
         else:
             parent.old = {queue: consumer.committed(queue) + behind for queue, behind in lag.items()}
+            self._read.update(parent.old)
 
     async def _narrow(self) -> None:
         """Stop pulling devices' own messages where nobody listens any more."""
@@ -185,6 +187,11 @@ class Downlink:
                         parent.idle_since = 0.0
                         await parent.consumer.retag(self._tags(False))
 
+    def on_its_way(self, stored: Mapping[Queue, int], parents: Iterable[Parent]) -> dict[Queue, int]:
+        """Of what this node has stored in `parents` (newest offset per queue), the ends of the queues that are not read back so far."""
+        names = {parent.name for parent in parents}
+        return {queue: newest + 1 for queue, newest in stored.items() if queue.topic in names and newest >= self._read.get(queue, 0)}
+
     def committed(self, queue: Queue) -> int:
         """The offset committed for `queue`, or -1 when it is not ours."""
         parent = self.parents.get(queue.topic)
@@ -199,6 +206,8 @@ class Downlink:
     async def arrived(self, parent: Parent, messages: list[Received]) -> None:
         """A batch of one queue."""
         topic = parent.name
+        if messages:
+            self._read[messages[0].queue] = messages[-1].offset + 1
         old = parent.old.get(messages[0].queue, 0) if parent.old and messages else 0
         until = trio.current_time() + SLICE_SECONDS
         for received in messages:

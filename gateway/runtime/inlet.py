@@ -55,7 +55,7 @@ class Inlet(Acknowledging):
         self._shared = shared
         self._uplink: Uplink = shared.uplink
         self._heavy = shared.settings.limits.unstored_bytes
-        self._fifo = Fifo(self)
+        self._fifo = Fifo(self, shared.uplink.stored)
         self._paths: dict[str, TopicPath] = {}
         self._room: trio.Event | None = None
         self.inbound = inbound
@@ -237,6 +237,12 @@ class Inlet(Acknowledging):
             self._room = None
             link.paused = False
             link.last = trio.current_time()
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until what came before is stored, `seconds` at most: packets of one connection take effect in order."""
+        with trio.move_on_after(seconds):
+            while self._fifo.unstored and not self._link.ending:
+                await trio.sleep(0.001)
 
     def wake(self) -> None:
         """The link ends: a `pause` is over."""

@@ -122,31 +122,32 @@ class Mailbox:
             entry.holding = True
         return entry
 
-    def add(self, entry: Entry) -> None:
-        """Send or queue an entry whose hold or position is set."""
+    def add(self, entry: Entry) -> bool:
+        """Send or queue an entry whose hold or position is set. False: there is no room for it (or the mailbox has ended)."""
         if self.ended:
-            return
+            return False
         inflight = self.inflight
         if inflight is None:
             inflight = self.inflight = {}
         queue = self._queue
         if not queue and self._may_send(inflight):
             self._send(entry)
-            return
+            return True
         if queue is None:
             queue = self._queue = deque()
         size = len(entry.message.payload) + ENTRY_BYTES
         if len(queue) >= self._bounds.count or self._queued_bytes + size > self._bounds.bytes:
             self._full(entry)
-            return
+            return False
         queue.append(entry)
         self._queued_bytes += size
+        return True
 
     def _full(self, entry: Entry) -> None:
         """Bounded (design section 3.5): a persistent session's message moves to the offline store, a clean session ends."""
-        observe.count(observe.Fact.MAILBOX_FULL)
         if entry.position:
             return  # it lies in the store already and is fetched again with the backlog
+        observe.count(observe.Fact.MAILBOX_FULL)
         if self.persistent and not entry.message.volatile:
             self._keeper.overflowed(self, entry)
         else:
@@ -330,11 +331,6 @@ class Mailbox:
     def ended(self) -> bool:
         """`end` was called."""
         return self._gathering < 0
-
-    @property
-    def room(self) -> int:
-        """How many more messages the queue takes."""
-        return max(0, self._bounds.count - len(self._queue or ()))
 
     @property
     def depth(self) -> int:

@@ -58,7 +58,7 @@ class Node:
             router=self._router,
             uplink=uplink,
             offline=self._offline,
-            subscribing=Subscribing(store, self._router, self._downlink, access, limits, wall_clock),
+            subscribing=Subscribing(store, self._router, self._downlink, access, uplink.stored, limits, wall_clock),
             rate=rate,
             bounds=Bounds(limits.inflight, limits.mailbox_count, limits.mailbox_bytes, limits.write_buffer_bytes),
             opened=set(),

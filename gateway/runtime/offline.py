@@ -15,6 +15,7 @@ from gateway.runtime.outbound import Entry, Outbound, stored_entry, waiting_of
 from gateway.settings import Settings
 
 RETRY_SECONDS = 1.0
+SHORTEST_SECONDS = 0.005  # between two looks into the store, also when pacing is off and the mailbox is full of live messages
 
 
 class Watch:
@@ -34,7 +35,7 @@ class Offline:
         self._batch = settings.limits.offline_batch
         self._interval = settings.limits.offline_interval_seconds
         self._strict = settings.offline.order == "strict"
-        self._feeds: set[Mailbox] = set()
+        self._feeds: dict[Mailbox, bool] = {}  # whose backlog is being brought; True: look once more before the end
         self._nursery: trio.Nursery | None = None
         self._failed: deque[Callable[[], None]] = deque()
         self._claiming: dict[str, Watch] = {}
@@ -133,40 +134,40 @@ class Offline:
 
     async def start(self, mailbox: Mailbox, backlog: int, watch: Watch) -> None:
         """A device is back and `backlog` messages wait. One batch is brought at once, and live messages queue behind it if it is all there
-        is;
-        of a greater backlog the rest follows while live messages go first (strict order: live ones join the backlog)."""
+        is; of a greater backlog the rest follows while live messages go first (strict order: live ones join the backlog)."""
         if not backlog and not watch.touched:
             return
         if backlog <= self._batch:
             mailbox.gather()
             try:
-                await self._bring(mailbox, 0)
+                _, more = await self._bring(mailbox, 0)
             finally:
                 mailbox.resume()
+            if not more:
+                return
         else:
             mailbox.divert = self._strict
-            self._feed_later(mailbox)
+        self._feed_later(mailbox)
 
     def _feed_later(self, mailbox: Mailbox) -> None:
-        if mailbox not in self._feeds and not mailbox.ended and self._nursery is not None:
-            self._feeds.add(mailbox)
+        if mailbox in self._feeds:
+            self._feeds[mailbox] = True
+        elif not mailbox.ended and self._nursery is not None:
+            self._feeds[mailbox] = False
             self._nursery.start_soon(self._feed, mailbox)
 
-    async def _bring(self, mailbox: Mailbox, after: int) -> int:
-        """One batch into the mailbox. The position up to which it went, 0 when there was none."""
-        while not mailbox.room and not mailbox.ended:
-            await trio.sleep(RETRY_SECONDS)
+    async def _bring(self, mailbox: Mailbox, after: int) -> tuple[int, bool]:
+        """One batch into the mailbox, as far as it has room: the position up to which it went, and whether there may be more."""
         if mailbox.ended:
-            return 0
-        waiting = await self._store.offline_get(mailbox.client_id, min(self._batch, mailbox.room), after=after)
-        if mailbox.ended:
-            return 0
+            return after, False
+        waiting = await self._store.offline_get(mailbox.client_id, self._batch, after=after)
         here = mailbox.positions()
         now = trio.current_time()
         for item in waiting:
-            if item.position not in here:
-                mailbox.add(stored_entry(item, now))
-        return waiting[-1].position if waiting else 0
+            if item.position not in here and not mailbox.add(stored_entry(item, now)):
+                return after, not mailbox.ended
+            after = item.position
+        return after, len(waiting) == self._batch
 
     async def _feed(self, mailbox: Mailbox) -> None:
         """Bring the backlog batch by batch: the next when the last one is acknowledged, at most one an interval."""
@@ -176,25 +177,24 @@ class Offline:
             lot.unpark_all()
 
         mailbox.on_stored_done = acknowledged
-        after = 0
+        after, more = 0, True
         try:
-            while not mailbox.ended:
+            while (more or self._feeds[mailbox]) and not mailbox.ended:
+                self._feeds[mailbox] = False
                 began = trio.current_time()
                 try:
-                    after = await self._bring(mailbox, after)
+                    after, more = await self._bring(mailbox, after)
                 except StoreError as error:
                     observe.note(observe.Fact.STORE_FAILED, operation="offline_get", client_id=mailbox.client_id, error=str(error))
                     await trio.sleep(RETRY_SECONDS)
                     continue
-                if not after:
-                    break
                 while not mailbox.ended and any(0 < position <= after for position in mailbox.positions()):
                     with trio.move_on_after(RETRY_SECONDS):  # the mailbox may end without a word
                         await lot.park()
-                await trio.sleep(max(0.0, began + self._interval - trio.current_time()))
+                await trio.sleep(max(SHORTEST_SECONDS, began + self._interval - trio.current_time()))
         except Exception:  # noqa: BLE001 - logged with its traceback; one device can not end the gateway
             observe.note(observe.Fact.INTERNAL_ERROR, where="offline feed", client_id=mailbox.client_id, exc_info=True)
         finally:
-            self._feeds.discard(mailbox)
+            del self._feeds[mailbox]
             mailbox.on_stored_done = None
             mailbox.divert = False

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 import trio
 
 from gateway import observe
 from gateway.mqtt import topics
 from gateway.mqtt.tree import Tree
-from gateway.ports import Subscription
+from gateway.ports import Queue, Subscription
 from gateway.runtime.mailbox import Mailbox
+from gateway.runtime.newcomers import Newcomers
 from gateway.runtime.offline import Offline
 from gateway.runtime.outbound import Outbound
 
@@ -37,6 +38,7 @@ class Router:
         self._tree: Tree[Subscriber, int] = Tree()
         self._offline = offline
         offline.find = self.mailbox_of
+        self._newcomers: Newcomers[Subscriber] = Newcomers()
         self._firsts: dict[str, int] = {}  # how many subscriptions begin with this level
         self.subscribers: dict[str, Subscriber] = {}
 
@@ -58,9 +60,11 @@ class Router:
         subscriber = self.subscribers.get(client_id)
         return subscriber.mailbox if subscriber is not None else None
 
-    def add(self, subscriber: Subscriber, subscription: Subscription) -> None:
-        """Add it, or replace the one with the same filter [MQTT-3.8.4-3]."""
+    def add(self, subscriber: Subscriber, subscription: Subscription, ends: dict[Queue, int] | None = None) -> None:
+        """Add it, or replace the one with the same filter [MQTT-3.8.4-3]. ends: per queue the offset from which on messages are for it."""
         if subscription.filter not in subscriber.subscriptions:
+            if ends:
+                self._newcomers.add(subscriber, subscription.filter, ends, trio.current_time())
             first = topics.split_parent(subscription.filter)[0]
             self._firsts[first] = self._firsts.get(first, 0) + 1
         subscriber.subscriptions[subscription.filter] = subscription
@@ -71,6 +75,7 @@ class Router:
         if subscriber.subscriptions.pop(filter, None) is None:
             return False
         self._tree.remove(filter, subscriber)
+        self._newcomers.forget(subscriber, filter)
         first = topics.split_parent(filter)[0]
         left = self._firsts.pop(first) - 1
         if left:
@@ -100,14 +105,10 @@ class Router:
         leaves = self._tree.match(topic)
         if not leaves:
             return
-        if len(leaves) == 1:
-            targets = leaves[0]
-        else:
-            targets = {}
-            for leaf in leaves:
-                for subscriber, qos in leaf.items():
-                    if targets.get(subscriber, -1) < qos:
-                        targets[subscriber] = qos
+        targets: Mapping[Subscriber, int] = leaves[0] if len(leaves) == 1 else _greatest(leaves)
+        received = message.received
+        if self._newcomers and received is not None:
+            targets = self._newcomers.without(targets, topic, received.queue, received.offset, trio.current_time())
         if replayed:
             targets = self._older(targets, topic, message)
         limit = message.qos
@@ -137,7 +138,7 @@ class Router:
             elif subscriber.persistent and qos and limit:
                 absent.append((subscriber.client_id, min(qos, limit)))
 
-    def _older(self, targets: dict[Subscriber, int], topic: str, message: Outbound) -> dict[Subscriber, int]:
+    def _older(self, targets: Mapping[Subscriber, int], topic: str, message: Outbound) -> dict[Subscriber, int]:
         older: dict[Subscriber, int] = {}
         if not message.qos:
             return older
@@ -161,3 +162,13 @@ class Router:
             self._offline.keep_absent([(client_id, message.qos)], message)
         else:
             observe.count(observe.Fact.MESSAGE_DROPPED, reason="receiver_offline")
+
+
+def _greatest(leaves: list[dict[Subscriber, int]]) -> dict[Subscriber, int]:
+    """Each subscriber once, with the greatest of its QoS."""
+    targets: dict[Subscriber, int] = {}
+    for leaf in leaves:
+        for subscriber, qos in leaf.items():
+            if targets.get(subscriber, -1) < qos:
+                targets[subscriber] = qos
+    return targets

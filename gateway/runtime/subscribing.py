@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import trio
 from gateway import observe
 from gateway.mqtt import encode, topics
 from gateway.mqtt.packets import SUBACK_FAILURE, Subscribe, Unsubscribe
-from gateway.ports import BackendError, OfflineMessage, Phase, Retained, Store, StoreError, Subscription, Waiting
+from gateway.ports import BackendError, OfflineMessage, Phase, Queue, Retained, Store, StoreError, Subscription, Waiting
 from gateway.rules import envelope
 from gateway.rules.presence import Reason
 from gateway.runtime.access import Access
@@ -25,13 +25,24 @@ from gateway.settings import Limits
 if TYPE_CHECKING:
     from gateway.runtime.link import Link
 
+SETTLE_SECONDS = 1.0  # how long a SUBSCRIBE waits for the PUBLISHes before it to be stored
 READY_SECONDS = 10.0  # how long a SUBSCRIBE waits for a backend that is not there yet
 
 
 class Subscribing:
-    """now: ms since 1970."""
+    """stored: per queue the offset of the newest message that this node has stored. now: ms since 1970."""
 
-    def __init__(self, store: Store, router: Router, downlink: Downlink, access: Access, limits: Limits, now: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        router: Router,
+        downlink: Downlink,
+        access: Access,
+        stored: Mapping[Queue, int],
+        limits: Limits,
+        now: Callable[[], int],
+    ) -> None:
+        self._stored = stored
         self._store = store
         self._router = router
         self._downlink = downlink
@@ -45,6 +56,8 @@ class Subscribing:
         mailbox, subscriber = link.mailbox, link.subscriber
         assert mailbox is not None
         assert subscriber is not None
+        if link.inlet is not None:
+            await link.inlet.settle(SETTLE_SECONDS)
         codes: list[int] = []
         granted: dict[str, Subscription] = {}
         for filter, qos in packet.filters:
@@ -63,7 +76,8 @@ class Subscribing:
         try:
             if not mailbox.ended:
                 for subscription in granted.values():
-                    self._router.add(subscriber, subscription)
+                    ends = self._downlink.on_its_way(self._stored, self._downlink.touched_by(subscription.filter))
+                    self._router.add(subscriber, subscription, ends)
             retained = await self._retained(granted.values())  # before the SUBACK: what is retained after it comes live [MQTT-3.3.1-9]
             link.transport.write(encode.suback(packet.packet_id, codes))
             for message, qos in retained:

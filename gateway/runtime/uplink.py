@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from gateway import observe
 from gateway.mqtt.packets import Publish
-from gateway.ports import Backend, BackendError, Message, Properties, Receipt, Retained, Store, Stored, StoreError, Will
+from gateway.ports import Backend, BackendError, Message, Properties, Queue, Receipt, Retained, Store, Stored, StoreError, Will
 from gateway.rules import envelope
 from gateway.settings import Settings
 
@@ -54,6 +54,7 @@ class Uplink:
         self._p2p_tag = bridge.p2p_tag
         self._instance = settings.gateway.instance
         self._now = now
+        self.stored: dict[Queue, int] = {}  # per queue the offset of the newest message that this node has stored there
 
     def path(self, topic: str, client_id: str, clean: bool) -> TopicPath | None:
         """None: the first level is no bridged parent topic."""
@@ -130,7 +131,9 @@ class Pending:
         self.failure: BackendError | StoreError | None = None
 
     def __call__(self, result: Receipt | BackendError | Any) -> None:
-        if isinstance(result, (BackendError, StoreError)):
+        if type(result) is Receipt:
+            self._fifo.stored[result[0]] = result[1]
+        elif isinstance(result, (BackendError, StoreError)):
             self.failure = result
         self.waits -= 1
         if not self.waits:
@@ -140,13 +143,15 @@ class Pending:
 
 
 class Fifo:
-    """A link's PUBLISHes between arrival and acknowledgement. unstored and unstored_bytes: what back-pressure looks at (design section
+    """A link's PUBLISHes between arrival and acknowledgement. stored: shared by all links, the newest offset per queue. unstored and
+    unstored_bytes: what back-pressure looks at (design section
     3.6)."""
 
-    __slots__ = ("_gate", "_inlet", "_pending", "unstored", "unstored_bytes")
+    __slots__ = ("_gate", "_inlet", "_pending", "stored", "unstored", "unstored_bytes")
 
-    def __init__(self, inlet: Acknowledging) -> None:
+    def __init__(self, inlet: Acknowledging, stored: dict[Queue, int]) -> None:
         self._inlet = inlet
+        self.stored = stored
         self._pending: deque[Pending] = deque()
         self._gate: deque[Gated] | None = None
         self.unstored = 0

@@ -35,7 +35,7 @@ class Inlet(Acknowledging):
 @given(st.data())
 def test_mqtt_4_6_0_2_acknowledgements_keep_the_order_of_the_publishes(data: st.DataObject) -> None:
     inlet = Inlet()
-    fifo = Fifo(inlet)
+    fifo = Fifo(inlet, {})
     number = data.draw(st.integers(1, 12))
     added = [fifo.add(b"%d" % index, 10, waits=data.draw(st.integers(1, 2))) for index in range(number)]
     fifo.answer(b"last")
@@ -57,7 +57,7 @@ def test_mqtt_4_6_0_2_acknowledgements_keep_the_order_of_the_publishes(data: st.
 @given(st.data())
 def test_the_gate_keeps_the_order_of_what_goes_to_the_backend(data: st.DataObject) -> None:
     inlet, backend = Inlet(), ScriptedBackend()
-    fifo = Fifo(inlet)
+    fifo = Fifo(inlet, {})
     opens: list[Any] = []
     kinds = data.draw(st.lists(st.booleans(), min_size=1, max_size=12))
     for index, gated in enumerate(kinds):
