@@ -61,7 +61,7 @@ class Subscribing:
         codes: list[int] = []
         granted: dict[str, Subscription] = {}
         for filter, qos in packet.filters:
-            code, kept = await self._grant(link, filter, qos, len(subscriber.subscriptions.keys() | granted.keys()))
+            code, kept = await self._grant(link, filter, qos, granted.keys() - subscriber.subscriptions.keys())
             if link.ending:
                 return
             codes.append(code)
@@ -87,8 +87,8 @@ class Subscribing:
         finally:
             mailbox.resume()
 
-    async def _grant(self, link: Link, filter: str, qos: int, count: int) -> tuple[int, list[str]]:
-        """(return code, the filters to keep for it)."""
+    async def _grant(self, link: Link, filter: str, qos: int, more: set[str]) -> tuple[int, list[str]]:
+        """(return code, the filters to keep for it). more: new filters of the same packet."""
         route = envelope.route(filter, self._downlink.bridged, self._downlink.default_topic)
         if route is not None and (route.second == "/p2p" or route.second.startswith("/p2p/")):
             return qos, []  # P2P needs no subscription: accepted, changes nothing (contract section 5)
@@ -102,10 +102,11 @@ class Subscribing:
             link.deny(observe.Fact.SUBSCRIPTION_REFUSED, filter=filter, problem="the account may not subscribe to it")
             return SUBACK_FAILURE, []
         assert link.subscriber is not None
-        new = [one for one in kept if one not in link.subscriber.subscriptions]
-        if count + len(new) > self._per_client and new:
+        present = link.subscriber.subscriptions
+        new = [one for one in kept if one not in present and one not in more]
+        if new and len(present) + len(more) + len(new) > self._per_client:
             return self._refused(link, filter, "limits.subscriptions_per_client is reached")
-        if self._instance and new and len(self._router) + len(new) > self._instance:
+        if self._instance and new and len(self._router) + len(more) + len(new) > self._instance:
             return self._refused(link, filter, "limits.subscriptions is reached")
         try:
             with trio.fail_after(READY_SECONDS):
