@@ -104,6 +104,9 @@ class Presence:
                 break
             except BackendError as error:
                 observe.note(observe.Fact.BACKEND_UNAVAILABLE, topic=topic, error=str(error))
+                if error.refusal is not Refusal.UNAVAILABLE:  # not for this gateway: the events of other groups, and wills, go on
+                    exists = False
+                    break
                 await trio.sleep(RETRY_SECONDS)
         self._topics[topic] = (exists, trio.current_time() + TOPIC_SECONDS)
         if not exists and topic not in self._said:
