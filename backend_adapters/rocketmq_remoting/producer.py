@@ -85,20 +85,21 @@ class _Sender:
         Keys with an entry in flight, whose outcome is not known, stay as a whole; so do keys with an ordered one while there is hope."""
         if not self.lanes or not (lane.waiting or lane.inflight):
             return
-        pinned = {entry.key for entry in lane.inflight}
-        if not lane.removed:
-            pinned.update(entry.key for entry in lane.waiting if entry.ordered)
+        patient = set() if lane.removed else {entry.key for entry in lane.waiting if entry.ordered}
         for key in {entry.key for entry in (*lane.inflight, *lane.waiting)}:
             self.detours.pop(key, None)
         for entry in lane.inflight:
-            self._count(entry.key, lane)
+            self._count(entry.key, lane)  # so what waits behind it stays, too
         entries, lane.waiting = lane.waiting, deque()
         for entry in entries:
-            target = lane
-            if entry.key not in pinned:
-                detour = self.detours.get(entry.key)
+            detour = self.detours.get(entry.key)
+            if detour is not None:
+                target = detour.lane
+            elif entry.key in patient:
+                target = lane
+            else:
                 home = self.lanes[entry.key % len(self.lanes)]
-                target = detour.lane if detour is not None else home if entry.ordered else self._live(home)
+                target = home if entry.ordered else self._live(home)
             self._count(entry.key, target)
             target.add(entry)
 
