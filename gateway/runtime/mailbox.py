@@ -333,6 +333,13 @@ class Mailbox:
         return self._gathering < 0
 
     @property
+    def crowded(self) -> bool:
+        """Half full: what is not urgent waits."""
+        bounds = self._bounds
+        full = len(self._queue or ()) * 2 >= bounds.count or self._queued_bytes * 2 >= bounds.bytes
+        return full or self._wire.buffered * 2 >= bounds.buffer
+
+    @property
     def depth(self) -> int:
         """Messages that are sent and unacknowledged, or queued."""
         return len(self.inflight or ()) + len(self._queue or ())

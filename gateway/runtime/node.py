@@ -17,6 +17,7 @@ from gateway.runtime.offline import Offline
 from gateway.runtime.presence import Presence
 from gateway.runtime.quota import Rate
 from gateway.runtime.registry import Registry
+from gateway.runtime.retaining import Retaining
 from gateway.runtime.router import Router
 from gateway.runtime.subscribing import Subscribing
 from gateway.runtime.sweeper import Sweeper
@@ -51,6 +52,7 @@ class Node:
         self._registry = Registry(backend, store, self._router, self._offline, settings, wall_clock)
         self._presence = Presence(backend, store, uplink, default_group=settings.naming.default_group)
         self._sweeper = Sweeper(self._registry, self._router, self._offline, store, self._downlink, limits.push_timeout_seconds, wall_clock)
+        retaining = Retaining(store, self._offline, wall_clock)
         self._shared = Shared(
             settings=settings,
             access=access,
@@ -58,7 +60,7 @@ class Node:
             router=self._router,
             uplink=uplink,
             offline=self._offline,
-            subscribing=Subscribing(store, self._router, self._downlink, access, uplink.stored, limits, wall_clock),
+            subscribing=Subscribing(store, self._router, self._downlink, access, retaining, uplink.stored, limits, wall_clock),
             rate=rate,
             bounds=Bounds(limits.inflight, limits.mailbox_count, limits.mailbox_bytes, limits.write_buffer_bytes),
             opened=set(),

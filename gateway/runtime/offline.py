@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import trio
@@ -100,7 +100,7 @@ class Offline:
             for item in waiting:
                 mailbox = self.find(item.client_id)
                 if mailbox is not None:  # the device has come meanwhile
-                    self._feed_later(mailbox)
+                    self.feed(mailbox)
             if message.received is not None:
                 message.received.release()
 
@@ -118,7 +118,7 @@ class Offline:
 
     def overflowed(self, mailbox: Mailbox, entry: Entry) -> None:
         """The mailbox has no place for it: it joins the backlog, which is (again) brought in batches."""
-        self.keep(mailbox.client_id, [entry], lambda _entry, _kept: self._feed_later(mailbox))
+        self.keep(mailbox.client_id, [entry], lambda _entry, _kept: self.feed(mailbox))
 
     # ------------------------------------------------------------ bringing
 
@@ -147,9 +147,22 @@ class Offline:
                 return
         else:
             mailbox.divert = self._strict
-        self._feed_later(mailbox)
+        self.feed(mailbox)
 
-    def _feed_later(self, mailbox: Mailbox) -> None:
+    def spawn(self, work: Callable[[Mailbox, Any], Awaitable[None]], mailbox: Mailbox, what: Any) -> None:
+        """A task that brings something else to a mailbox. A fault of ours ends it alone."""
+
+        async def run() -> None:
+            try:
+                await work(mailbox, what)
+            except Exception:  # noqa: BLE001 - logged with its traceback; one device can not end the gateway
+                observe.note(observe.Fact.INTERNAL_ERROR, where="offline", client_id=mailbox.client_id, exc_info=True)
+
+        if self._nursery is not None and not mailbox.ended:
+            self._nursery.start_soon(run)
+
+    def feed(self, mailbox: Mailbox) -> None:
+        """Bring what waits in the store, now or once more."""
         if mailbox in self._feeds:
             self._feeds[mailbox] = True
         elif not mailbox.ended and self._nursery is not None:

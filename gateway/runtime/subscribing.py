@@ -3,22 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
 from gateway import observe
-from gateway.mqtt import encode, topics
+from gateway.mqtt import encode
 from gateway.mqtt.packets import SUBACK_FAILURE, Subscribe, Unsubscribe
-from gateway.ports import BackendError, OfflineMessage, Phase, Queue, Retained, Store, StoreError, Subscription, Waiting
+from gateway.ports import BackendError, Queue, Store, StoreError, Subscription
 from gateway.rules import envelope
 from gateway.rules.presence import Reason
 from gateway.runtime.access import Access
+from gateway.runtime.awaiting import call
 from gateway.runtime.downlink import Downlink
-from gateway.runtime.mailbox import Mailbox
-from gateway.runtime.outbound import Outbound, stored_entry
+from gateway.runtime.retaining import Retaining
 from gateway.runtime.router import Router
 from gateway.settings import Limits
 
@@ -38,10 +38,12 @@ class Subscribing:
         router: Router,
         downlink: Downlink,
         access: Access,
+        retaining: Retaining,
         stored: Mapping[Queue, int],
         limits: Limits,
         now: Callable[[], int],
     ) -> None:
+        self._retaining = retaining
         self._stored = stored
         self._store = store
         self._router = router
@@ -68,9 +70,10 @@ class Subscribing:
             for one in kept:
                 granted[one] = Subscription(one, qos, self._now())
         if granted and link.persistent:
-            failure = await _call(lambda done: self._store.subscribe(link.client_id, link.epoch, list(granted.values()), done))
-            if failure is not None:
-                self._failed(link, "subscribe", failure)
+            try:
+                await call(partial(self._store.subscribe, link.client_id, link.epoch, list(granted.values())))
+            except StoreError as error:
+                self._failed(link, "subscribe", error)
                 return
         mailbox.gather()  # live messages of the new subscriptions wait until the retained ones are queued (design section 5)
         try:
@@ -78,10 +81,11 @@ class Subscribing:
                 for subscription in granted.values():
                     ends = self._downlink.on_its_way(self._stored, self._downlink.touched_by(subscription.filter))
                     self._router.add(subscriber, subscription, ends)
-            retained = await self._retained(granted.values())  # before the SUBACK: what is retained after it comes live [MQTT-3.3.1-9]
+            retained = await self._retaining.find(
+                granted.values()
+            )  # before the SUBACK: what is retained after it comes live [MQTT-3.3.1-9]
             link.transport.write(encode.suback(packet.packet_id, codes))
-            for message, qos in retained:
-                await self._bring(link, mailbox, message, qos)
+            await self._retaining.bring(mailbox, retained)
         except StoreError as error:
             self._failed(link, "retained", error)
         finally:
@@ -140,9 +144,10 @@ class Subscribing:
             if filter not in subscriber.subscriptions:
                 filters += self._readable(link, filter)
         if link.persistent:
-            failure = await _call(lambda done: self._store.unsubscribe(link.client_id, link.epoch, filters, done))
-            if failure is not None:
-                self._failed(link, "unsubscribe", failure)
+            try:
+                await call(partial(self._store.unsubscribe, link.client_id, link.epoch, filters))
+            except StoreError as error:
+                self._failed(link, "unsubscribe", error)
                 return
         if self._router.subscribers.get(link.client_id) is subscriber and link.mailbox is not None and not link.mailbox.ended:
             for filter in filters:
@@ -152,58 +157,3 @@ class Subscribing:
     def _failed(self, link: Link, operation: str, error: StoreError) -> None:
         observe.note(observe.Fact.STORE_FAILED, operation=operation, client_id=link.client_id, error=str(error))
         link.reason = Reason.UNAVAILABLE
-
-    # ------------------------------------------------------------ retained messages
-
-    async def _retained(self, subscriptions: Iterable[Subscription]) -> list[tuple[Retained, int]]:
-        """The retained messages that match each of `subscriptions`, with the QoS to send them at [MQTT-3.8.4-6]. Raises StoreError."""
-        found: list[tuple[Retained, int]] = []
-        if not self._store.stats().retained:
-            return found
-        for subscription in subscriptions:
-            filter = subscription.filter
-            prefix = filter.split("#")[0].split("+")[0]
-            if filter.endswith("/#") and len(prefix) == len(filter) - 1:
-                prefix = prefix[:-1]  # `a/#` matches `a` too
-            for retained in await self._store.retained(prefix, partial(topics.matches, filter)):
-                found.append((retained, min(subscription.qos, retained.qos)))
-        return found
-
-    async def _bring(self, link: Link, mailbox: Mailbox, retained: Retained, qos: int) -> None:
-        """Send it with RETAIN set [MQTT-3.3.1-8]."""
-        if link.persistent and qos:
-            await self._keep(link.client_id, mailbox, retained, qos)
-        else:
-            message = Outbound(retained.topic, retained.payload, retained.qos, retained.id, retained.stored_at, retain=True)
-            mailbox.push(message, qos)
-
-    async def _keep(self, client_id: str, mailbox: Mailbox, retained: Retained, qos: int) -> None:
-        """For a persistent session it must outlive a crash, as any message at QoS 1 or 2: the store has it before it is sent."""
-        # a retained message is sent again with each SUBSCRIBE [MQTT-3.8.4-3]; its id must not look like a repeat
-        message = OfflineMessage(f"{retained.id}:{self._now()}", retained.topic, retained.payload, retained.stored_at)
-        waiting = Waiting(client_id, message, qos, phase=Phase.WAITING, retain=True)
-        result: list[Any] = []
-        failure = await _call(lambda done: self._store.offline_put([waiting], done), result)
-        if failure is not None:
-            raise failure
-        waiting.position = result[0][0]
-        if waiting.position:
-            mailbox.add(stored_entry(waiting, trio.current_time()))
-
-
-async def _call(submit: Callable[[Callable[[Any], None]], None], result: list[Any] | None = None) -> StoreError | None:
-    """Wait for an operation of the store that takes a callback."""
-    answered = trio.Event()
-    failure: StoreError | None = None
-
-    def done(answer: Any) -> None:
-        nonlocal failure
-        if isinstance(answer, StoreError):
-            failure = answer
-        elif result is not None:
-            result.append(answer)
-        answered.set()
-
-    submit(done)
-    await answered.wait()
-    return failure
