@@ -11,7 +11,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from gateway import observe
 from gateway.mqtt.packets import PingReq, PingResp, Publish, SubAck, Subscribe, Unsubscribe
 from gateway.ports import Queue, Refusal, Retained, Subscription
-from tests.runtime.kit import ScriptedBackend, running
+from tests.runtime.kit import running
+from tests.runtime.scripted import ScriptedBackend
 
 NARROW = frozenset({"MQ2MQTT", "MQTTP2P"})
 WIDE = NARROW | {"MQTT2MQ"}

@@ -12,7 +12,8 @@ from gateway.ports import OfflineMessage, Phase, Received, Waiting
 from gateway.runtime.mailbox import Bounds, Mailbox, in_sending_order
 from gateway.runtime.offline import Offline
 from gateway.runtime.outbound import Outbound
-from tests.runtime.kit import Device, Log, ScriptedStore, settings
+from tests.runtime.kit import Device, Log, settings
+from tests.runtime.scripted import ScriptedStore
 
 ID = "GID_test@@@dev1"
 

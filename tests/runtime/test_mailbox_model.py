@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gateway.runtime.mailbox import Bounds, Mailbox
 from gateway.runtime.offline import Offline
 from gateway.runtime.outbound import Outbound
-from tests.runtime.kit import Device, Log, ScriptedStore, settings
+from tests.runtime.kit import Device, Log, settings
+from tests.runtime.scripted import ScriptedStore
 
 ID = "GID_test@@@dev1"
 WINDOW, COUNT = 3, 4

@@ -10,7 +10,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from gateway import observe
 from gateway.mqtt.packets import Will as WillFields
 from gateway.ports import Event, Message, OutboxItem, Properties, Refusal, Retained, Will
-from tests.runtime.kit import ScriptedBackend, ScriptedStore, running
+from tests.runtime.kit import running
+from tests.runtime.scripted import ScriptedBackend, ScriptedStore
 
 
 def event(position: int, name: str = "dev1", type: str = "connect", group: str = "GID_test") -> OutboxItem:

@@ -8,7 +8,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from gateway.mqtt.packets import ConnAck, Disconnect, PingReq, PingResp, PubAck, Subscribe
 from gateway.ports import Claimed, Subscription
-from tests.runtime.kit import QUEUE, Running, running
+from tests.runtime.kit import Running, running
+from tests.runtime.scripted import QUEUE
 
 ID = "GID_test@@@dev1"
 

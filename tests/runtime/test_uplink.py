@@ -14,7 +14,8 @@ from gateway import observe
 from gateway.mqtt.packets import PingReq, PingResp, PubAck, PubComp, Publish, PubRec, PubRel
 from gateway.ports import BackendError, Claimed, Message, Properties, Receipt, Refusal, StoreError
 from gateway.runtime.uplink import Acknowledging, Fifo, Pending
-from tests.runtime.kit import QUEUE, ScriptedBackend, running
+from tests.runtime.kit import running
+from tests.runtime.scripted import QUEUE, ScriptedBackend
 
 
 class Inlet(Acknowledging):
