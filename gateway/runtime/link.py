@@ -305,10 +305,8 @@ class Link:
                 mailbox.pubcomp(packet.packet_id)
             case PingReq():
                 transport.write(encode.PINGRESP)
-            case Subscribe():
-                await self._shared.subscribing.subscribe(self, packet)
-            case Unsubscribe():
-                await self._shared.subscribing.unsubscribe(self, packet)
+            case Subscribe() | Unsubscribe():
+                await self._subscribing(packet)
             case Disconnect():
                 self.polite = True  # its will is discarded [MQTT-3.14.4-3]
                 self.reason = Reason.CLIENT_DISCONNECT
@@ -316,6 +314,18 @@ class Link:
                 self._broken(packet)
             case _:
                 raise AssertionError(f"the connection let {type(packet).__name__} pass")
+
+    async def _subscribing(self, packet: Subscribe | Unsubscribe) -> None:
+        """While the backend or the store is asked this link is not read, and its keep-alive stands still."""
+        self.paused = True
+        try:
+            if isinstance(packet, Subscribe):
+                await self._shared.subscribing.subscribe(self, packet)
+            else:
+                await self._shared.subscribing.unsubscribe(self, packet)
+        finally:
+            self.paused = False
+            self.last = trio.current_time()
 
     def _broken(self, close: Close) -> None:
         """The device broke the standard: this connection ends, nothing else [MQTT-4.8.0-1]."""

@@ -37,7 +37,9 @@ class Keeper(Protocol):
     there before. overflowed: the entry has no place in the mailbox; it is fetched again with the backlog.
     """
 
-    def keep(self, client_id: str, entries: Sequence[Entry], then: Callable[[Entry, bool], None] | None = None) -> None: ...
+    def keep(
+        self, client_id: str, entries: Sequence[Entry], then: Callable[[Entry, bool], None] | None = None, owner: Mailbox | None = None
+    ) -> None: ...
     def remove(self, client_id: str, position: int) -> None: ...
     def overflowed(self, mailbox: Mailbox, entry: Entry) -> None: ...
 
@@ -150,6 +152,8 @@ class Mailbox:
         observe.count(observe.Fact.MAILBOX_FULL)
         if self.persistent and not entry.message.volatile:
             self._keeper.overflowed(self, entry)
+        elif self.persistent:  # P2P of a clean sender: not kept (contract section 5)
+            observe.count(observe.Fact.MESSAGE_DROPPED, reason="mailbox_full")
         else:
             self.overflow()
 
@@ -170,7 +174,7 @@ class Mailbox:
                 self._unwritten = deque()
             self._unwritten.append(entry)
             if not entry.storing:  # else `safe` follows
-                self._keeper.keep(self.client_id, [entry], self._kept)  # design section 4: the id is stored before the first send
+                self._keeper.keep(self.client_id, [entry], self._kept, self)  # design section 4: the id is stored before the first send
         elif self._unwritten:
             self._unwritten.append(entry)
         else:
@@ -209,7 +213,7 @@ class Mailbox:
         if entry is not None and entry.qos == 2 and entry.phase is not Phase.RELEASED:
             entry.phase = Phase.RELEASED
             if entry.position:
-                self._keeper.keep(self.client_id, [entry], self._released)
+                self._keeper.keep(self.client_id, [entry], self._released, self)
                 return
         self._wire.write(encode.pubrel(packet_id))
 
@@ -257,6 +261,8 @@ class Mailbox:
         now = trio.current_time()
         for item in in_sending_order(waiting):
             entry = stored_entry(item, now)
+            if item.packet_id in inflight:
+                continue  # two with one id can't be told apart on the wire [MQTT-2.3.1-4]: this one waits for the next connection
             inflight[item.packet_id] = entry
             if item.phase is Phase.RELEASED:
                 self._wire.write(encode.pubrel(item.packet_id))
@@ -321,7 +327,7 @@ class Mailbox:
     def safe(self, entry: Entry, _kept: bool) -> None:
         """An overdue entry is in the store. One of QoS 2 whose turn came meanwhile is sent when its id is there too."""
         if entry.qos == 2 and self.inflight and self.inflight.get(entry.packet_id) is entry and entry.phase is Phase.SENT:
-            self._keeper.keep(self.client_id, [entry], self._kept)
+            self._keeper.keep(self.client_id, [entry], self._kept, self)
 
     def positions(self) -> set[int]:
         """The places in the offline store of what is here."""

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from gateway import observe
-from gateway.ports import Store, StoreError, Waiting
+from gateway.ports import Phase, Store, StoreError, Waiting
 from gateway.runtime.mailbox import Mailbox
 from gateway.runtime.outbound import Entry, Outbound, stored_entry, waiting_of
 from gateway.settings import Settings
@@ -54,27 +54,63 @@ class Offline:
 
     # ------------------------------------------------------------ keeping
 
-    def keep(self, client_id: str, entries: Sequence[Entry], then: Callable[[Entry, bool], None] | None = None) -> None:
-        """Store or update the entries; when they are safe their holds are released. Repeated until the store takes them."""
+    def keep(
+        self, client_id: str, entries: Sequence[Entry], then: Callable[[Entry, bool], None] | None = None, owner: Mailbox | None = None
+    ) -> None:
+        """Store or update the entries; when they are safe their holds are released. Repeated until the store takes them. owner: the mailbox
+        that has them, None when that has ended."""
+        put = [(entry.packet_id, entry.phase) for entry in entries]
         for entry in entries:
             entry.storing = True
 
         def done(result: Any) -> None:
             if isinstance(result, StoreError):
                 observe.note(observe.Fact.STORE_FAILED, operation="offline_put", client_id=client_id, error=str(result))
-                self._failed.append(lambda: self.keep(client_id, entries, then))
+                self._failed.append(lambda: self._keep_late(client_id, entries, then, owner))
                 return
-            for entry, position in zip(entries, result, strict=True):
+            changed: list[Entry] = []
+            for entry, position, before in zip(entries, result, put, strict=True):
                 entry.storing = False
                 entry.position = position or entry.position
                 entry.release()
                 if entry.finished and entry.position:
                     self.remove(client_id, entry.position)
+                elif position and before != (entry.packet_id, entry.phase):
+                    changed.append(entry)  # it was sent meanwhile: its id must be known at the next CONNECT [MQTT-4.4.0-1]
                 if then is not None:
                     then(entry, bool(position))
+            if changed:
+                self.keep(client_id, changed, None, owner)
 
         observe.count(observe.Fact.OFFLINE_STORED, len(entries))
         self._store.offline_put([waiting_of(client_id, entry) for entry in entries], done)
+
+    def _keep_late(
+        self, client_id: str, entries: Sequence[Entry], then: Callable[[Entry, bool], None] | None, owner: Mailbox | None
+    ) -> None:
+        """Once more. When the device is back on another connection meanwhile, the old packet ids may be in use again: what was not stored
+        before becomes a message that was never sent, and that connection looks for it."""
+        mailbox = self.find(client_id)
+        if mailbox is None or mailbox is owner:
+            self.keep(client_id, entries, then, owner)
+            return
+        for entry in entries:
+            if not entry.position:
+                entry.packet_id, entry.phase = 0, Phase.WAITING
+                continue
+            entry.storing = False
+            entry.release()  # it lies in the store, with the id of an older connection
+            if then is not None:
+                then(entry, False)
+
+        def kept(entry: Entry, new: bool) -> None:
+            if then is not None:
+                then(entry, new)
+            self.feed(mailbox)
+
+        late = [entry for entry in entries if not entry.position]
+        if late:
+            self.keep(client_id, late, kept)
 
     def keep_absent(self, clients: Sequence[tuple[str, int]], message: Outbound) -> None:
         """Store `message` for clients without a connection, as (client id, QoS). The backend keeps it until that is done."""
@@ -118,7 +154,7 @@ class Offline:
 
     def overflowed(self, mailbox: Mailbox, entry: Entry) -> None:
         """The mailbox has no place for it: it joins the backlog, which is (again) brought in batches."""
-        self.keep(mailbox.client_id, [entry], lambda _entry, _kept: self.feed(mailbox))
+        self.keep(mailbox.client_id, [entry], lambda _entry, _kept: self.feed(mailbox), mailbox)
 
     # ------------------------------------------------------------ bringing
 

@@ -40,6 +40,7 @@ class Registry:
         self._underway: dict[str, dict[int, Inbound]] = {}  # of connections that ended before the backend had answered
         self._nursery: trio.Nursery | None = None
         self._leaving = 0
+        self._going: dict[str, Link] = {}  # connections that are gone and not released yet
         self.links: dict[str, Link] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -101,9 +102,11 @@ class Registry:
             observe.note(observe.Fact.TAKEN_OVER, client_id=client_id, channel_id=old.channel_id)
             old.kick(Reason.TAKEN_OVER)
             self.leave(old)
+        going = self._going.get(client_id)
+        if going is not None:
+            assert going.left is not None
             with trio.move_on_after(self._takeover):
-                assert old.left is not None
-                await old.left.wait()
+                await going.left.wait()
 
     def _subscriber(self, link: Link, claimed: Claimed) -> Subscriber:
         """The session as the router knows it: what the store says is in force."""
@@ -144,21 +147,24 @@ class Registry:
         client_id = link.client_id
         if self.links.get(client_id) is link:
             del self.links[client_id]
+        self._going[client_id] = link
         self._keep_underway(link)
         subscriber, mailbox = link.subscriber, link.mailbox
+        keeping = Keeping()
         if mailbox is not None:
             kept = mailbox.end()
             if subscriber is not None and subscriber.mailbox is mailbox:
                 subscriber.mailbox = None
             if kept:
-                self._offline.keep(client_id, kept)
+                keeping.left = len(kept)
+                self._offline.keep(client_id, kept, keeping)
         if subscriber is not None and not link.persistent and self._router.subscribers.get(client_id) is subscriber:
             self._router.forget(client_id)
         assert self._nursery is not None
         self._leaving += 1
-        self._nursery.start_soon(self._release, link)
+        self._nursery.start_soon(self._release, link, keeping)
 
-    async def _release(self, link: Link) -> None:
+    async def _release(self, link: Link, keeping: Keeping) -> None:
         """Until the store has it: a client must not stay online in the registry for ever."""
         release = Release(
             client_id=link.client_id,
@@ -174,6 +180,8 @@ class Registry:
             stored = [packet_id for packet_id, known in inbound.items() if known.stored]
             if stored and link.persistent:
                 self._store.inbound_stored(link.client_id, link.epoch, stored, _ignore)
+            while keeping.left:
+                await keeping.lot.park()
             while True:
                 try:
                     await self._store.release(release)
@@ -183,8 +191,25 @@ class Registry:
                     await trio.sleep(RETRY_SECONDS)
         finally:
             self._leaving -= 1
+            if self._going.get(link.client_id) is link:
+                del self._going[link.client_id]
             assert link.left is not None
             link.left.set()
+
+
+class Keeping:
+    """What a connection has left over, on its way to the offline store. left: messages that are not safe yet."""
+
+    __slots__ = ("left", "lot")
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.lot = trio.lowlevel.ParkingLot()
+
+    def __call__(self, _entry: object, _new: bool) -> None:
+        self.left -= 1
+        if not self.left:
+            self.lot.unpark_all()
 
 
 def _ignore(_result: object) -> None:

@@ -62,8 +62,9 @@ class Subscribing:
             await link.inlet.settle(SETTLE_SECONDS)
         codes: list[int] = []
         granted: dict[str, Subscription] = {}
+        deadline = trio.current_time() + READY_SECONDS
         for filter, qos in packet.filters:
-            code, kept = await self._grant(link, filter, qos, granted.keys() - subscriber.subscriptions.keys())
+            code, kept = await self._grant(link, filter, qos, granted.keys() - subscriber.subscriptions.keys(), deadline)
             if link.ending:
                 return
             codes.append(code)
@@ -91,8 +92,9 @@ class Subscribing:
         finally:
             mailbox.resume()
 
-    async def _grant(self, link: Link, filter: str, qos: int, more: set[str]) -> tuple[int, list[str]]:
-        """(return code, the filters to keep for it). more: new filters of the same packet."""
+    async def _grant(self, link: Link, filter: str, qos: int, more: set[str], deadline: float) -> tuple[int, list[str]]:
+        """(return code, the filters to keep for it). more: new filters of the same packet. deadline: monotonic
+        seconds."""
         route = envelope.route(filter, self._downlink.bridged, self._downlink.default_topic)
         if route is not None and (route.second == "/p2p" or route.second.startswith("/p2p/")):
             return qos, []  # P2P needs no subscription: accepted, changes nothing (contract section 5)
@@ -113,7 +115,7 @@ class Subscribing:
         if self._instance and new and len(self._router) + len(more) + len(new) > self._instance:
             return self._refused(link, filter, "limits.subscriptions is reached")
         try:
-            with trio.fail_after(READY_SECONDS):
+            with trio.fail_at(deadline):
                 await self._downlink.widen(parents)
         except trio.TooSlowError:
             return self._refused(link, filter, "the backend does not answer")

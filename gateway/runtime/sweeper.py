@@ -55,7 +55,7 @@ class Sweeper:
                 if mailbox is not None and mailbox.persistent and mailbox.depth:
                     overdue = mailbox.overdue(pushed_before)
                     if overdue:
-                        self._offline.keep(link.client_id, overdue, mailbox.safe)
+                        self._offline.keep(link.client_id, overdue, mailbox.safe, mailbox)
 
     async def expire(self) -> None:
         """Serve until cancelled: sessions and offline messages that are over their time."""
