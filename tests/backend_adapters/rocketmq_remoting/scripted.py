@@ -103,7 +103,12 @@ class Broker(Server):
         self.queues: dict[int, list[tuple[dict[str, str], bytes]]] = {id: [] for id in range(queues)}
         self.committed: dict[int, int] = {}
         self.permission = 6
+        self.slaves: list[Broker] = []
         self._more = trio.Event()
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        return {str(id): each.address for id, each in enumerate((self, *self.slaves))}
 
     async def answer(self, frame: Frame) -> Answer:
         fields = frame.fields
@@ -164,6 +169,7 @@ class Cluster:
         self.brokers = [Broker(f"broker-{id}", f"broker{id}:10911", queues) for id in range(brokers)]
         self.registered = list(self.brokers)
         self.topics = {"topic"}
+        self.url = f"rocketmq://{NAMESRV}"
         self.namesrv = Server(NAMESRV)
         self.namesrv.hook = self._name
         self.backend: RocketMQ
@@ -177,7 +183,7 @@ class Cluster:
         if frame.fields["topic"] not in self.topics or not self.registered:
             return codes.TOPIC_NOT_EXIST, "No topic route info", {}, b""
         route = {
-            "brokerDatas": [{"brokerName": each.name, "brokerAddrs": {"0": each.address}} for each in self.registered],
+            "brokerDatas": [{"brokerName": each.name, "brokerAddrs": each.addresses} for each in self.registered],
             "queueDatas": [
                 {"brokerName": each.name, "perm": each.permission, "readQueueNums": len(each.queues), "writeQueueNums": len(each.queues)}
                 for each in self.registered
@@ -191,7 +197,14 @@ class Cluster:
 
             async def connect(address: str) -> trio.abc.Stream:
                 await trio.lowlevel.checkpoint()
-                server = next((each for each in (self.namesrv, *self.brokers) if each.address == address), None)
+                server = next(
+                    (
+                        each
+                        for each in (self.namesrv, *self.brokers, *(slave for each in self.brokers for slave in each.slaves))
+                        if each.address == address
+                    ),
+                    None,
+                )
                 if server is None or server.refusing:
                     raise OSError(f"{address}: connection refused")
                 ours, theirs = trio.testing.memory_stream_pair()
@@ -199,7 +212,7 @@ class Cluster:
                 return ours
 
             monkeypatch.setattr(endpoints, "open_stream", connect)
-            self.backend = RocketMQ.open(f"rocketmq://{NAMESRV}", **limits)
+            self.backend = RocketMQ.open(self.url, **limits)
             async with trio.open_nursery() as nursery:
                 await nursery.start(lambda task_status: self.backend.run(task_status=task_status))
                 yield self.backend

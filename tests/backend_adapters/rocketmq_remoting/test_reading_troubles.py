@@ -12,7 +12,7 @@ from backend_adapters.rocketmq_remoting import codes
 from backend_adapters.rocketmq_remoting.frames import ONE_WAY, Frame
 from gateway.ports import BackendError, Queue, Received, Refusal, Start
 from tests.backend_adapters.rocketmq_remoting.reading import ALL, QUEUE, fill, of_pulls, opened, pulled
-from tests.backend_adapters.rocketmq_remoting.scripted import Answer, Cluster, Listener, Server, stored_bytes
+from tests.backend_adapters.rocketmq_remoting.scripted import Answer, Broker, Cluster, Listener, Server, stored_bytes
 
 
 @pytest.fixture
@@ -102,6 +102,42 @@ async def test_after_a_broker_was_away_reading_goes_on(cluster: Cluster, autojum
         await listener.until(3, 60)
         assert listener.bodies == [b"1", b"2", b"3"]
         assert not listener.gone
+
+
+async def test_while_the_master_is_down_its_slave_is_read(cluster: Cluster, autojump_clock: MockClock) -> None:
+    master = cluster.brokers[0]
+    slave = Broker(master.name, "slave:10911", 1)
+    slave.queues = master.queues
+    master.slaves = [slave]
+    async with opened(cluster) as (backend, _, _):
+        listener = Listener()
+        await backend.consume("topic", ALL, "G", listener)
+        fill(master, b"1")
+        master.tell()
+        await listener.until(1)
+        assert not pulled(slave)
+        await master.kill()
+        fill(master, b"2")
+        await listener.until(2, 20)
+        assert pulled(slave)
+        master.refusing = False
+        await trio.sleep(60)
+        at = len(pulled(slave))
+        fill(master, b"3")
+        master.tell()
+        await listener.until(3, 20)
+        assert len(pulled(slave)) == at
+
+
+async def test_of_several_name_servers_one_is_enough(cluster: Cluster, autojump_clock: MockClock) -> None:
+    cluster.url = "rocketmq://dead:9876;namesrv:9876;dead2:9876"
+    async with opened(cluster) as (backend, broker, outcomes):
+        outcomes.send(b"1")
+        await outcomes.until(1, 20)
+        assert await backend.topic("missing") is None
+        rows = await backend.health()
+        assert [row.name for row in rows if not row.ok] == ["name server dead2:9876", "name server dead:9876"]
+        assert broker.bodies() == [b"1"]
 
 
 async def test_a_pull_that_the_broker_dropped_is_asked_again(cluster: Cluster, autojump_clock: MockClock) -> None:
