@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.kit.broker import Broker
@@ -9,7 +11,7 @@ from tests.kit.device import Device
 from tests.kit.wire import DISCONNECT, Will, connect_bytes, frame, publish_bytes, subscribe_bytes
 
 
-async def with_will(broker: Broker, will: Will, client_id: str | None = None, **fields: bool | int) -> Device:
+async def with_will(broker: Broker, will: Will, client_id: str | None = None, **fields: Any) -> Device:
     return await broker.connect(client_id, will=will, **fields)
 
 

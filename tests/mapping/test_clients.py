@@ -8,6 +8,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
@@ -24,7 +25,7 @@ class PahoDevice:
 
     def __init__(self, world: World, client_id: str, protocol: MQTTProtocolVersion, clean: bool) -> None:
         self.messages: queue.Queue[paho.MQTTMessage] = queue.Queue()
-        self.events: queue.Queue[object] = queue.Queue()
+        self.events: queue.Queue[Any] = queue.Queue()
         self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean, protocol=protocol)
         self.client.username_pw_set("owner", sign(SECRETS["owner"], world.group).decode())
         self.client.on_message = lambda client, data, message: self.messages.put(message)
@@ -52,7 +53,7 @@ def connected(
     device.client.connect(world.gateway.host, world.gateway.port, keepalive=5)
     device.client.loop_start()
     try:
-        found, reason = device.events.get(timeout=PATIENCE)  # type: ignore[misc]
+        found, reason = device.events.get(timeout=PATIENCE)
         assert (found, reason.is_failure) == (present, False)
         yield device
     finally:
@@ -103,7 +104,7 @@ def test_paho_is_told_why_it_is_refused(world: World) -> None:
     device.client.connect(world.gateway.host, world.gateway.port)
     device.client.loop_start()
     try:
-        _, reason = device.events.get(timeout=PATIENCE)  # type: ignore[misc]
+        _, reason = device.events.get(timeout=PATIENCE)
         assert reason.is_failure
         assert reason.getName() == "Bad user name or password"
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.kit.wire import Will, subscribe_bytes
@@ -68,7 +70,7 @@ async def test_open_group_is_for_every_account(scene: Scene) -> None:
         await scene.device(scene.id(scene.world.opened), access_key)
 
 
-WRONG = {
+WRONG: dict[str, dict[str, Any]] = {
     "password": {"password": b"wrong"},
     "empty_password": {"password": b""},
     "no_password": {"password": None},

@@ -118,7 +118,7 @@ async def test_200_devices_with_64_kib_at_once(scene: Scene) -> None:
             nursery.start_soon(device.send_raw, publish_bytes(scene.parent + second, bytes([number]) * 65536, 1, packet_id=1))
     for device in devices:
         await device.expect_ack(Kind.PUBACK, 1)
-    found = {}
+    found: dict[str, int] = {}
     with trio.fail_after(60):
         while len(found) < 200:
             message = await reader.next()
