@@ -80,18 +80,19 @@ async def test_mqtt_3_1_2_5_messages_are_kept_after_a_drop(broker: Broker) -> No
     assert (await device.receive()).payload == b"kept"
 
 
-async def test_messages_are_delivered_once_over_many_sessions(broker: Broker) -> None:
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_messages_are_delivered_once_over_many_sessions(broker: Broker, qos: int) -> None:
     client_id, topic = broker.id(), broker.topic()
-    device = await broker.subscriber((topic, 1), client_id=client_id, clean=False)
+    device = await broker.subscriber((topic, qos), client_id=client_id, clean=False)
     sender = await broker.connect()
-    for number in range(5):
+    for number in range(20):
         await device.disconnect()
-        await sender.deliver(topic, b"%d" % number)
+        await sender.deliver(topic, b"%d" % number, qos)
         device = await broker.resume(client_id)
         assert (await device.receive()).payload == b"%d" % number
         await device.ping()
-    await sender.deliver(topic, b"marker")
-    assert await device.receive_until(b"marker") == []
+        await sender.deliver(topic, b"marker", qos)
+        assert await device.receive_until(b"marker") == []
 
 
 async def test_qos_0_messages_are_not_kept_while_offline(broker: Broker) -> None:
