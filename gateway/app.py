@@ -75,13 +75,46 @@ async def serve(
     with _one_error():
         listeners = tcp.bind(settings.mqtt.tcp, settings.mqtt.backlog)
         try:
-            await _run(settings, listeners, stop, task_status)
+            if stop is not None:
+                await _run(settings, listeners, stop, task_status)
+            else:
+                await _until_signal(settings, listeners, task_status)
         finally:
             for listener in listeners:
                 listener.close()
 
 
-async def _run(settings: Settings, listeners: list[tcp.Socket], stop: trio.Event | None, task_status: trio.TaskStatus[None]) -> None:
+async def _until_signal(settings: Settings, listeners: list[tcp.Socket], task_status: trio.TaskStatus[None]) -> None:
+    """SIGINT or SIGTERM ends the gateway in order; before it listens, at once. A second signal changes nothing: the end has its
+    deadlines."""
+    stop = trio.Event()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                async for number in signals:
+                    observe.log.info("signal", name=signal.Signals(number).name)
+                    stop.set()
+
+            async def run(*, task_status: trio.TaskStatus[None]) -> None:
+                await _run(settings, listeners, stop, task_status)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            with trio.CancelScope() as starting:
+
+                async def give_up() -> None:
+                    await stop.wait()
+                    starting.cancel()
+
+                nursery.start_soon(give_up)
+                await nursery.start(run)
+            if starting.cancelled_caught:
+                nursery.cancel_scope.cancel()
+            task_status.started()
+
+
+async def _run(settings: Settings, listeners: list[tcp.Socket], stop: trio.Event, task_status: trio.TaskStatus[None]) -> None:
     _raise_open_files()
     store, backend = build_store(settings), build_backend(settings)
     async with trio.open_nursery() as ports:
@@ -110,7 +143,7 @@ async def _accept(
     node: Node,
     flusher: tcp.Flusher,
     links: trio.Nursery,
-    stop: trio.Event | None,
+    stop: trio.Event,
     task_status: trio.TaskStatus[None],
 ) -> None:
     """Take devices in until the gateway is to stop; then the links have the grace period to end."""
@@ -131,13 +164,7 @@ async def _accept(
         for listener in listeners:
             observe.log.info("listening", address=tcp.peer_name(listener.getsockname()))
         task_status.started()
-        if stop is not None:
-            await stop.wait()
-        else:
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                async for number in signals:
-                    observe.log.info("signal", name=signal.Signals(number).name)
-                    break
+        await stop.wait()
         accepting.cancel_scope.cancel()
     for listener in listeners:
         listener.close()

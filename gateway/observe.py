@@ -63,7 +63,7 @@ class Fact(Enum):
         "A group has no event topic GID_xxx_MQTT, so its lifecycle events are not sent.",
     )
     STORE_FAILED = ("store_failed", "error", "An operation of the store failed.")
-    ACCEPT_FAILED = ("accept_failed", "error", "A connection could not be accepted: this process has no more open files or memory.")
+    ACCEPT_FAILED = ("accept_failed", "error", "A connection could not be accepted; the error says why.")
     QUOTA_REACHED = ("quota_reached", "warning", "A quota of the instance (connections, subscriptions, TPS) is reached.")
 
     event: str

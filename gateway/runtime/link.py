@@ -286,12 +286,24 @@ class Link:
                     return
             packets = ()  # an idle link keeps nothing
             packet = None  # type: ignore[assignment]
+            if transport.buffered > self._shared.bounds.buffer:
+                await self._unread()
             data = await transport.receive()
             if not data:
                 return
             packets = feed(data)
             if packets:
                 self.last = trio.current_time()  # a whole packet, not some bytes [MQTT-3.1.2-24]
+
+    async def _unread(self) -> None:
+        """A device that does not take our answers is asked for no more questions; its keep-alive stands still, `send_timeout` runs."""
+        self.paused = True
+        try:
+            while self.transport.buffered > self._shared.bounds.buffer and not self.ending:
+                await trio.sleep(0.05)
+        finally:
+            self.paused = False
+            self.last = trio.current_time()
 
     async def _other(self, packet: Packet | Close) -> None:
         mailbox, transport = self.mailbox, self.transport

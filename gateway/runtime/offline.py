@@ -35,6 +35,8 @@ class Offline:
         self._batch = settings.limits.offline_batch
         self._interval = settings.limits.offline_interval_seconds
         self._strict = settings.offline.order == "strict"
+        self._hurried: set[Mailbox] = set()  # whose backlog the device asked for just now: it comes as fast as it is acknowledged
+        self._removing: set[tuple[str, int]] = set()  # acknowledged, and perhaps still in the store
         self._feeds: dict[Mailbox, bool] = {}  # whose backlog is being brought; True: look once more before the end
         self._nursery: trio.Nursery | None = None
         self._failed: deque[Callable[[], None]] = deque()
@@ -144,10 +146,13 @@ class Offline:
 
     def remove(self, client_id: str, position: int) -> None:
         """The device has it."""
+        self._removing.add((client_id, position))
 
         def done(result: Any) -> None:
+            self._removing.discard((client_id, position))
             if isinstance(result, StoreError):
                 observe.note(observe.Fact.STORE_FAILED, operation="offline_remove", client_id=client_id, error=str(result))
+                self._removing.add((client_id, position))
                 self._failed.append(lambda: self.remove(client_id, position))
 
         self._store.offline_remove(client_id, [position], done)
@@ -197,8 +202,10 @@ class Offline:
         if self._nursery is not None and not mailbox.ended:
             self._nursery.start_soon(run)
 
-    def feed(self, mailbox: Mailbox) -> None:
-        """Bring what waits in the store, now or once more."""
+    def feed(self, mailbox: Mailbox, hurry: bool = False) -> None:
+        """Bring what waits in the store, now or once more. hurry: without the interval between batches."""
+        if hurry:
+            self._hurried.add(mailbox)
         if mailbox in self._feeds:
             self._feeds[mailbox] = True
         elif not mailbox.ended and self._nursery is not None:
@@ -213,7 +220,8 @@ class Offline:
         here = mailbox.positions()
         now = trio.current_time()
         for item in waiting:
-            if item.position not in here and not mailbox.add(stored_entry(item, now)):
+            known = item.position in here or (mailbox.client_id, item.position) in self._removing
+            if not known and not mailbox.add(stored_entry(item, now)):
                 return after, not mailbox.ended
             after = item.position
         return after, len(waiting) == self._batch
@@ -240,10 +248,12 @@ class Offline:
                 while not mailbox.ended and any(0 < position <= after for position in mailbox.positions()):
                     with trio.move_on_after(RETRY_SECONDS):  # the mailbox may end without a word
                         await lot.park()
-                await trio.sleep(max(SHORTEST_SECONDS, began + self._interval - trio.current_time()))
+                interval = 0.0 if mailbox in self._hurried else self._interval
+                await trio.sleep(max(SHORTEST_SECONDS, began + interval - trio.current_time()))
         except Exception:  # noqa: BLE001 - logged with its traceback; one device can not end the gateway
             observe.note(observe.Fact.INTERNAL_ERROR, where="offline feed", client_id=mailbox.client_id, exc_info=True)
         finally:
             del self._feeds[mailbox]
+            self._hurried.discard(mailbox)
             mailbox.on_stored_done = None
             mailbox.divert = False

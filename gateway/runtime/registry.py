@@ -114,6 +114,8 @@ class Registry:
         if not claimed.present:
             self._router.forget(client_id)
         subscriber = self._router.subscriber(client_id, link.persistent)
+        for filter in subscriber.subscriptions.keys() - {each.filter for each in claimed.subscriptions}:
+            self._router.remove(subscriber, filter)  # the link of an UNSUBSCRIBE ended before it was answered
         for subscription in claimed.subscriptions:
             if subscriber.subscriptions.get(subscription.filter) != subscription:
                 self._router.add(subscriber, subscription)

@@ -49,7 +49,7 @@ class Retaining:
         for begin in range(0, len(kept), CHUNK):
             await self._keep(mailbox, kept[begin : begin + CHUNK], len(kept) <= AT_ONCE)
         if len(kept) > AT_ONCE:
-            self._offline.feed(mailbox)
+            self._offline.feed(mailbox, hurry=True)
         if len(sent) <= AT_ONCE:
             for message, qos in sent:
                 mailbox.push(message, qos)

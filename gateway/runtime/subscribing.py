@@ -69,7 +69,8 @@ class Subscribing:
                 return
             codes.append(code)
             for one in kept:
-                granted[one] = Subscription(one, qos, self._now())
+                old = subscriber.subscriptions.get(one)  # it goes on: what was stored since it was made is still for it
+                granted[one] = Subscription(one, qos, old.since if old is not None else self._now())
         if granted and link.persistent:
             try:
                 await call(partial(self._store.subscribe, link.client_id, link.epoch, list(granted.values())))

@@ -13,6 +13,7 @@ from gateway import observe
 Socket = socket.socket
 RECEIVE_BYTES = 65536
 CLOSE_SECONDS = 2.0  # how long a closed link may take to read our last bytes before the socket goes
+BROKEN_ERRNOS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 BUSY_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -249,7 +250,9 @@ async def accept(
         except ConnectionError:
             continue
         except OSError as error:
-            if error.errno not in BUSY_ERRNOS:
+            if error.errno in BROKEN_ERRNOS:
                 raise
-            observe.note(observe.Fact.ACCEPT_FAILED, error=str(error), cure="raise the limit of open files (ulimit -n)")
+            # accept(2) also tells errors of the new connection's network
+            cure = "raise the limit of open files (ulimit -n)" if error.errno in BUSY_ERRNOS else "see what the network or a firewall does"
+            observe.note(observe.Fact.ACCEPT_FAILED, error=str(error), cure=cure)
             await trio.sleep(0.1)
