@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from gateway import observe
 from gateway.mqtt.packets import PingReq, PingResp, Publish, SubAck, Subscribe, Unsubscribe
 from gateway.ports import Queue, Refusal, Retained, Subscription
+from gateway.runtime.node import wall_clock
 from tests.runtime.kit import running
 from tests.runtime.scripted import ScriptedBackend
 
@@ -66,6 +67,19 @@ async def test_reread_message_never_goes_to_a_qos_0_subscription(autojump_clock:
         device = await run.device("dev1", sub(("known/a", 0)), answers=1)
         await run.backend.give(run.log.message(mqttSecondTopic="/a", replayed=True, stored_at=2**60))
         assert device.published == []
+
+
+async def test_subscription_made_again_is_as_old_as_it_was(autojump_clock: MockClock) -> None:
+    """Clients subscribe anew at every CONNECT; what was stored since they did so first is still for them."""
+    async with running() as run:
+        device = await run.device("dev1", sub(("known/a", 1)), answers=1)
+        between = wall_clock() + 1
+        while wall_clock() <= between + 1:
+            pass
+        device.send(sub(("known/a", 1), packet_id=2))
+        await device.wait(3)
+        await run.backend.give(run.log.message(mqttSecondTopic="/a", replayed=True, stored_at=between))
+        assert [packet.qos for packet in device.published] == [1]
 
 
 @pytest.mark.parametrize(
