@@ -39,7 +39,7 @@ def draw(rounds: Sequence[Round], outcomes: Sequence[Outcome], folder: Path) -> 
 
 def _save(figure: Any, file: Path) -> None:
     figure.tight_layout()
-    figure.savefig(file, dpi=110, metadata={"Software": None})
+    figure.savefig(file, dpi=110, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
 
 
