@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from gateway.ports import Received
 
 COMMIT_DELAY = 2.0  # seconds; covers a store that syncs its own writes once a second
-UNRESOLVED_MESSAGES = 10_000  # a queue with more is not read further
-UNRESOLVED_BYTES = 64 * 1024 * 1024
 _SNAPSHOTS = 8  # a delay is divided into so many steps: the delay is exceeded by an eighth at most
 _COMPACT_FROM = 32  # fewer resolved messages behind a held one are not worth a compaction
+
+
+class Unresolved(NamedTuple):
+    """A queue with so many messages, or bytes of bodies, unresolved is not read further."""
+
+    messages: int = 10_000
+    bytes: int = 64 * 1024 * 1024
+
+
+DEFAULT_UNRESOLVED = Unresolved()
 
 
 def _ignore() -> None:
@@ -29,12 +38,15 @@ class OffsetTracker:
     Not for use by several threads.
     """
 
-    __slots__ = ("_batch", "_boundary", "_bytes", "_changed", "_committable", "_delay", "_held", "_snapshots", "_stale")
+    __slots__ = ("_batch", "_boundary", "_bounds", "_bytes", "_changed", "_committable", "_delay", "_held", "_snapshots", "_stale")
 
-    def __init__(self, position: int, delay: float = COMMIT_DELAY, changed: Callable[[], None] = _ignore) -> None:
+    def __init__(
+        self, position: int, delay: float = COMMIT_DELAY, changed: Callable[[], None] = _ignore, bounds: Unresolved = DEFAULT_UNRESOLVED
+    ) -> None:
         self._boundary = position  # everything before it was given to the listener, which returned
         self._delay = delay
         self._changed = changed
+        self._bounds = bounds
         self._held: deque[Received] = deque()  # in ascending offsets; resolved ones stay only behind a held one
         self._stale = 0  # how many of `_held` are resolved
         self._bytes = 0  # bodies of `_held` and `_batch`
@@ -66,7 +78,7 @@ class OffsetTracker:
     @property
     def full(self) -> bool:
         """At the bound in messages or bytes: read no further."""
-        return self._bytes >= UNRESOLVED_BYTES or self.unresolved >= UNRESOLVED_MESSAGES
+        return self._bytes >= self._bounds.bytes or self.unresolved >= self._bounds.messages
 
     def receive(self, batch: Sequence[Received]) -> None:
         """Ascending offsets that the listener gets next. The tracker has a hold of its own on each until `advance`, so that one which is

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import trio
 
 from backend_adapters.local import LocalBackend
+from backend_adapters.offsets import Unresolved
 from backend_adapters.rocketmq_remoting.client import RocketMQ
 from gateway import api, observe
 from gateway.ports import Backend, BackendError, Store, StoreError
@@ -44,6 +45,7 @@ def build_store(settings: Settings) -> Store:
 def build_backend(settings: Settings) -> Backend:
     """The backend that the settings name, not connected yet."""
     place, limits = settings.embedded_backend(), settings.limits
+    unresolved = Unresolved(limits.unresolved_count, limits.unresolved_bytes)
     if place is not None:
         return LocalBackend(
             place.path,
@@ -52,6 +54,7 @@ def build_backend(settings: Settings) -> Backend:
             backlog_bytes=limits.backlog_bytes,
             retention_seconds=limits.embedded_retention_seconds,
             retention_bytes=limits.embedded_retention_bytes,
+            unresolved=unresolved,
         )
     bridge = settings.bridge
     return RocketMQ.open(
@@ -63,6 +66,7 @@ def build_backend(settings: Settings) -> Backend:
         backlog_bytes=limits.backlog_bytes,
         batch_messages=limits.batch_count,
         batch_bytes=limits.batch_bytes,
+        unresolved=unresolved,
         declared_tags=frozenset((bridge.uplink_tag, bridge.p2p_tag, bridge.downlink_tag)),
     )
 

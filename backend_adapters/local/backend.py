@@ -21,6 +21,7 @@ from backend_adapters.local.log import Log, Segment, cure, segment_key
 from backend_adapters.local.queues import BROKER, Fresh, LocalQueue, LocalTopic
 from backend_adapters.local.retention import Retention
 from backend_adapters.local.segments import encode
+from backend_adapters.offsets import DEFAULT_UNRESOLVED, Unresolved
 from backend_adapters.rocketmq_remoting.ids import UniqueIds
 from gateway import observe
 from gateway.ports import (
@@ -78,6 +79,7 @@ class LocalBackend:
 
     synchronous: "full" (what is acknowledged survives a power loss) or "normal" (only the death of the process). backlog_messages,
     backlog_bytes: from where on it is `full`. retention_seconds; retention_bytes of each topic: what is older or more is removed.
+    unresolved: from where on a queue is not read further.
     """
 
     capabilities = Capabilities(ordered=True, offsets=True, delay=False)
@@ -91,7 +93,9 @@ class LocalBackend:
         backlog_bytes: int = 64 * 1024 * 1024,
         retention_seconds: float = 3 * 86_400,
         retention_bytes: int = 1024 * 1024 * 1024,
+        unresolved: Unresolved = DEFAULT_UNRESOLVED,
     ) -> None:
+        self._unresolved = unresolved
         if synchronous not in ("full", "normal"):
             raise ValueError(f"synchronous is {synchronous!r}; it can be full or normal")
         self._log = Log(path, synchronous)
@@ -353,7 +357,9 @@ class LocalBackend:
         """As the port says."""
         known = self._known(topic)
         assert self._nursery is not None
-        consumer = LocalConsumer(self._log, self._committer, self._nursery, known, tags, group, listener, owns, self._consumers.discard)
+        consumer = LocalConsumer(
+            self._log, self._committer, self._nursery, known, tags, group, listener, owns, self._consumers.discard, self._unresolved
+        )
         await consumer.begin(start)
         self._consumers.add(consumer)
         return consumer

@@ -11,7 +11,7 @@ import trio
 from backend_adapters.local.log import Log, cure, first_offset
 from backend_adapters.local.queues import Fresh, LocalQueue, LocalTopic
 from backend_adapters.local.segments import decode
-from backend_adapters.offsets import OffsetTracker
+from backend_adapters.offsets import OffsetTracker, Unresolved
 from gateway import observe
 from gateway.ports import BackendError, Listener, Queue, Received, Refusal, Start
 
@@ -29,7 +29,7 @@ class Cursor:
         self.queue = queue
         self.position = position
         self.committed = committed
-        self.tracker = OffsetTracker(position, changed=self._changed)
+        self.tracker = OffsetTracker(position, changed=self._changed, bounds=consumer.unresolved)
         self.scope = trio.CancelScope()
         self.stopped = trio.Event()
         self._consumer = consumer
@@ -230,7 +230,9 @@ class LocalConsumer:
         listener: Listener,
         owns: Callable[[Queue], bool] | None,
         closed: Callable[[LocalConsumer], None],
+        unresolved: Unresolved,
     ) -> None:
+        self.unresolved = unresolved
         self.log = log
         self.committer = committer
         self.tags = tags

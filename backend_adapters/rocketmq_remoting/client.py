@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from backend_adapters.offsets import DEFAULT_UNRESOLVED, Unresolved
 from gateway.ports import (
     BackendError,
     Capabilities,
@@ -60,7 +61,9 @@ class RocketMQ:
         batch_bytes: int = 1024 * 1024,
         declared_tags: frozenset[str] = frozenset(),
         reader_group: str = READER_GROUP,
+        unresolved: Unresolved = DEFAULT_UNRESOLVED,
     ) -> None:
+        self._unresolved = unresolved
         host = local_address()
         producer_group = self._wire_in(namespace, f"PID_{instance}")
         self._namespace = namespace
@@ -243,6 +246,7 @@ class RocketMQ:
             wire_group,
             self._declared,
             self._subscription_changed,
+            self._unresolved,
         )
         self._subscriptions.append(subscription)
         self._nursery.start_soon(subscription.run)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import trio
 
+from backend_adapters.offsets import Unresolved
 from gateway import observe
 from gateway.ports import BackendError, Listener, Queue, Refusal, Start
 
@@ -34,8 +35,9 @@ class Subscription:
     def __init__(
         self, routes: Routes, topic: str, tags: frozenset[str] | None, group: str | None, listener: Listener, start: Start | int,
         owns: Callable[[Queue], bool] | None, wire_topic: str, wire_group: str, declared: frozenset[str],
-        changed: Callable[[Subscription], None],
+        changed: Callable[[Subscription], None], unresolved: Unresolved,
     ) -> None:  # fmt: skip
+        self.unresolved = unresolved
         self.topic = topic
         self.group = group
         self.tags = tags

@@ -81,7 +81,7 @@ class Reader:
         self._scope.cancel()
 
     def _track(self, position: int) -> None:
-        self.tracker = OffsetTracker(position, changed=self._tracked)
+        self.tracker = OffsetTracker(position, changed=self._tracked, bounds=self._subscription.unresolved)
 
     def _tracked(self) -> None:
         if self.tracker is not None and not self.tracker.full:

@@ -84,7 +84,6 @@ class Link:
         "client_id",
         "client_ip",
         "epoch",
-        "group",
         "inlet",
         "last",
         "left",
@@ -104,7 +103,6 @@ class Link:
         self._connection = Connection(max_packet=limits.packet_bytes, max_payload=limits.payload_bytes)
         self.client_ip = transport.peer
         self.client_id = ""
-        self.group = ""
         self.channel_id = ""
         self.account: Account = ANYBODY
         self.persistent = False
@@ -200,7 +198,6 @@ class Link:
         if isinstance(admitted, Refused):
             return self._refuse(admitted, connect.client_id)
         self.client_id = admitted.client_id.text
-        self.group = admitted.client_id.group
         self.account = admitted.account
         self.persistent = not connect.clean
         self.channel_id = uuid.uuid4().hex

@@ -90,12 +90,12 @@ def test_one_slow_receiver_pins_neither_memory_nor_the_bound() -> None:
 
 def test_full_at_the_bound_in_messages_and_in_bytes() -> None:
     tracker = OffsetTracker(0)
-    batch = deliver(tracker, 0, offsets.UNRESOLVED_MESSAGES, set(range(offsets.UNRESOLVED_MESSAGES)))
+    batch = deliver(tracker, 0, offsets.DEFAULT_UNRESOLVED.messages, set(range(offsets.DEFAULT_UNRESOLVED.messages)))
     assert tracker.full
     batch[7].release()
     assert not tracker.full
     tracker = OffsetTracker(0)
-    big = message(tracker, 0, bytes(offsets.UNRESOLVED_BYTES))
+    big = message(tracker, 0, bytes(offsets.DEFAULT_UNRESOLVED.bytes))
     tracker.receive([big])
     assert tracker.full
     tracker.advance(1)
@@ -195,3 +195,11 @@ class AgainstTheModel(RuleBasedStateMachine):
 
 TestAgainstTheModel = AgainstTheModel.TestCase
 TestAgainstTheModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_bounds_are_parameters() -> None:
+    """`limits.unresolved_count` and `limits.unresolved_bytes` of the settings."""
+    few = OffsetTracker(0, bounds=offsets.Unresolved(messages=2, bytes=100))
+    assert not few.full
+    deliver(few, 0, 2, {0, 1})
+    assert few.full
