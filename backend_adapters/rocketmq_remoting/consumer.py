@@ -51,6 +51,9 @@ class Subscription:
         self.version = time.time_ns() // 1_000_000
         self.declared: frozenset[str] | None = None if tags is None else tags | declared
         self.readers: dict[Queue, Reader] = {}
+        # brokers that have an offset of this group and topic. A broker that has none forgets one of two that reach it together
+        # (ConsumerOffsetManager.commitOffset: get, then put, unlocked), so the first one goes alone
+        self.committed_on: set[str] = set()
         self.closed = False
         self._routes = routes
         self._owns = owns
@@ -178,22 +181,30 @@ class Subscription:
         while True:
             await trio.sleep(_COMMIT)
             if self.group is not None:
-                now = trio.current_time()
-                for reader in self.readers.values():
-                    if not reader.leaving:
-                        reader.commit(now)
+                self._commit(trio.current_time())
+
+    def _commit(self, now: float) -> None:
+        first: set[str] = set()  # brokers that get their first offset now
+        for reader in self.readers.values():
+            broker = reader.queue.broker
+            if reader.leaving or reader.tracker is None or broker in first:
+                continue
+            if broker not in self.committed_on:
+                first.add(broker)
+            reader.commit(now)
 
     async def _commit_last(self, readers: list[Reader]) -> None:
-        async def commit(reader: Reader) -> None:
-            try:
-                await reader.commit_last()
-            except Lost as lost:
-                observe.note(observe.Fact.BACKEND_RETRY, reason="last_commit_failed", topic=self.topic, detail=str(lost))
+        async def commit(mine: list[Reader]) -> None:
+            for reader in mine:
+                try:
+                    await reader.commit_last()
+                except (Lost, Refused) as error:
+                    observe.note(observe.Fact.BACKEND_RETRY, reason="last_commit_failed", topic=self.topic, detail=str(error))
 
         if self.group is not None:
             async with trio.open_nursery() as nursery:
-                for reader in readers:
-                    nursery.start_soon(commit, reader)
+                for broker in {reader.queue.broker for reader in readers}:
+                    nursery.start_soon(commit, [reader for reader in readers if reader.queue.broker == broker])
 
     async def lag(self) -> dict[Queue, int]:
         """See the port."""

@@ -133,7 +133,7 @@ class Reader:
             if answer.code == codes.SUCCESS:
                 committed = int(answer.fields["offset"])
                 if committed > 0 or start is Start.FIRST or await self._was_committed():
-                    self.committed = committed
+                    self._settle(committed)
                     return committed
         if start is Start.FIRST:
             return await self._offset(codes.GET_MIN_OFFSET)
@@ -336,7 +336,7 @@ class Reader:
         def answered(answer: Frame | Lost) -> None:
             self._committing = False
             if isinstance(answer, Frame) and answer.code == codes.SUCCESS:
-                self.committed = offset
+                self._settle(offset)
 
         self._committing = True
         try:
@@ -345,14 +345,20 @@ class Reader:
             self._committing = False
 
     async def commit_last(self) -> None:
-        """Commit all that is resolved, and wait for the answer. Raises Lost."""
+        """Commit all that is resolved, and wait for the answer. Raises Lost, Refused."""
         endpoint = self.broker.master or self.broker.reader
         if self.tracker is None or endpoint is None:
             return
         offset = self.tracker.resolved
         answer = await endpoint.request(codes.UPDATE_CONSUMER_OFFSET, self._commit_fields(offset))
-        if answer.code == codes.SUCCESS:
-            self.committed = offset
+        if answer.code != codes.SUCCESS:
+            raise Refused(answer)
+        self._settle(offset)
+
+    def _settle(self, offset: int) -> None:
+        """The broker has this offset."""
+        self.committed = offset
+        self._subscription.committed_on.add(self.queue.broker)
 
     def _commit_fields(self, offset: int) -> dict[str, str]:
         return {

@@ -11,7 +11,7 @@ from uuid import uuid4
 import trio
 
 from backend_adapters.local import LocalBackend
-from gateway.ports import Backend, BackendError, Message, Properties, Queue, Receipt, Received, TopicInfo
+from gateway.ports import Backend, BackendError, Message, Properties, Queue, Receipt, Received, Start, TopicInfo
 
 PATIENCE = 30.0  # seconds until something that must happen is taken for a failure
 _numbers = count(1)
@@ -181,8 +181,19 @@ class Recorder:
 
 
 async def send_bodies(backend: Backend, topic: TopicInfo, first: int, many: int, tag: str = "", keys: int = 5) -> list[Receipt]:
-    """Messages whose bodies are the numbers from `first` on."""
-    return await send(backend, [message_of(backend, topic, b"%d" % n, tag=tag, key=f"k{n % keys}") for n in range(first, first + many)])
+    """Messages whose bodies are the numbers from `first` on. They are readable when it returns."""
+    messages = [message_of(backend, topic, b"%d" % n, tag=tag, key=f"k{n % keys}") for n in range(first, first + many)]
+    receipts = await send(backend, messages)
+    await readable(backend, topic, {message.id for message in messages})
+    return receipts
+
+
+async def readable(backend: Backend, topic: TopicInfo, ids: set[str]) -> None:
+    """Wait until these messages can be read. RocketMQ acknowledges a message some milliseconds before its queue's end moves."""
+    reader = Recorder()
+    consumer = await backend.consume(topic.name, None, None, reader, start=Start.FIRST)
+    await reader.when(lambda: ids <= set(reader.ids))
+    await consumer.close()
 
 
 def numbers(listener: Recorder) -> list[int]:

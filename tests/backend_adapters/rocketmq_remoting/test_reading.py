@@ -67,6 +67,20 @@ async def test_closing_commits_what_is_resolved_and_nothing_else(cluster: Cluste
         assert len(listener.messages) == 3
 
 
+@pytest.mark.parametrize("seconds", [0, 1.5, 5])
+async def test_the_first_offset_of_a_group_goes_alone(autojump_clock: MockClock, seconds: float) -> None:
+    cluster = Cluster(queues=4)
+    for queue in range(4):
+        fill(cluster.brokers[0], b"1", queue=queue)
+    async with opened(cluster) as (backend, broker, _):
+        listener = Listener()
+        consumer = await backend.consume("topic", ALL, "G", listener)
+        await listener.until(4)
+        await trio.sleep(seconds)
+        await consumer.close()
+        assert broker.committed == dict.fromkeys(range(4), 1)
+
+
 async def test_the_end_of_the_backend_commits_too(cluster: Cluster, autojump_clock: MockClock) -> None:
     fill(cluster.brokers[0], b"1", b"2")
     listener = Listener()
