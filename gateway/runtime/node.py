@@ -14,6 +14,7 @@ from gateway.runtime.downlink import Downlink
 from gateway.runtime.link import Link, Shared, Transport
 from gateway.runtime.mailbox import Bounds
 from gateway.runtime.offline import Offline
+from gateway.runtime.peers import Peers
 from gateway.runtime.presence import Presence
 from gateway.runtime.quota import Rate
 from gateway.runtime.registry import Registry
@@ -45,13 +46,16 @@ class Node:
         self._store = store
         rate = Rate(limits.tps, trio.current_time())
         access = Access(settings)
+        self._peers = Peers(settings.gateway.node_id)
         self._offline = Offline(store, settings)
         self._router = Router(self._offline)
         self._downlink = Downlink(backend, store, self._router, settings, rate)
         uplink = Uplink(backend, store, settings, wall_clock)
         self._registry = Registry(backend, store, self._router, self._offline, settings, wall_clock)
-        self._presence = Presence(backend, store, uplink, default_group=settings.naming.default_group)
-        self._sweeper = Sweeper(self._registry, self._router, self._offline, store, self._downlink, limits.push_timeout_seconds, wall_clock)
+        self._presence = Presence(backend, store, uplink, self._peers, default_group=settings.naming.default_group)
+        self._sweeper = Sweeper(
+            self._registry, self._router, self._offline, store, self._downlink, self._peers, limits.push_timeout_seconds, wall_clock
+        )
         retaining = Retaining(store, self._offline, wall_clock)
         self._shared = Shared(
             settings=settings,

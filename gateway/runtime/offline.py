@@ -71,7 +71,7 @@ class Offline:
                 self._failed.append(lambda: self._keep_late(client_id, entries, then, owner))
                 return
             changed: list[Entry] = []
-            for entry, position, before in zip(entries, result, put, strict=True):
+            for entry, (position, _owner), before in zip(entries, result, put, strict=True):
                 entry.storing = False
                 entry.position = position or entry.position
                 entry.release()
@@ -134,7 +134,7 @@ class Offline:
                 observe.note(observe.Fact.STORE_FAILED, operation="offline_put", clients=len(waiting), error=str(result))
                 self._failed.append(lambda: self._put_absent(waiting, message))
                 return
-            observe.count(observe.Fact.OFFLINE_STORED, sum(1 for position in result if position))
+            observe.count(observe.Fact.OFFLINE_STORED, sum(1 for position, _owner in result if position))
             for item in waiting:
                 mailbox = self.find(item.client_id)
                 if mailbox is not None:  # the device has come meanwhile

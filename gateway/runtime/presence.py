@@ -10,83 +10,121 @@ from gateway import observe
 from gateway.ports import Backend, BackendError, Event, Message, OutboxItem, Refusal, Store, StoreError
 from gateway.rules import presence
 from gateway.rules.names import group_of
+from gateway.runtime.peers import Peers
 from gateway.runtime.uplink import Uplink
 
 CHUNK = 500
 OUTSTANDING = 2000  # items handed to the backend and not stored yet
 TOPIC_SECONDS = 30.0  # how long it is remembered that a group has, or has not, an event topic
 RETRY_SECONDS = 1.0
+LOOK_SECONDS = 1.0  # how long an item of another node may lie in an outbox that is ours
 
 
 class Presence:
     """Drains the outbox in order; an item is removed when the backend has stored it, so after a crash it may come twice (same `seq`)."""
 
-    def __init__(self, backend: Backend, store: Store, uplink: Uplink, *, default_group: str) -> None:
+    def __init__(self, backend: Backend, store: Store, uplink: Uplink, peers: Peers, *, default_group: str) -> None:
         self._backend = backend
         self._store = store
         self._uplink = uplink
+        self._peers = peers
         self._default_group = default_group
         self._lot = trio.lowlevel.ParkingLot()
-        self._woken = True
+        self._mine: frozenset[int] = frozenset()  # the shards whose outbox is ours
+        self._woken: set[int] = set()
+        self._after: dict[int, int] = {}  # by shard, up to where items were handed over
         self._outstanding = 0
-        self._finished: list[int] = []
+        self._looked = 0.0  # monotonic seconds
+        self._finished: list[tuple[int, int]] = []  # shard and position
         self._topics: dict[str, tuple[bool, float]] = {}
         self._said: set[str] = set()
         store.on_outbox(self._wake)
 
-    def _wake(self) -> None:
-        self._woken = True
+    def _wake(self, shard: int) -> None:
+        self._woken.add(shard)
         self._lot.unpark_all()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
         task_status.started()
-        after = 0
         while True:
-            self._woken = False
             try:
-                items = await self._store.outbox(after, CHUNK)
+                await self._look()
+                for shard in sorted(self._woken & self._mine):
+                    await self._drain(shard)
             except StoreError as error:
                 observe.note(observe.Fact.STORE_FAILED, operation="outbox", error=str(error))
                 await trio.sleep(RETRY_SECONDS)
                 continue
-            for item in items:
-                await self._hand_over(item)
-                after = item.position
             self._remove()
-            while self._outstanding > OUTSTANDING or (not items and not self._woken):
+            while self._outstanding > OUTSTANDING:
                 await self._lot.park()
                 self._remove()
+            if not self._woken & self._mine:
+                with trio.move_on_after(LOOK_SECONDS):
+                    await self._lot.park()
+                self._remove()
+
+    async def _look(self) -> None:
+        """Which shards are ours, and in which of them other nodes (or a former life) have left something."""
+        mine = self._peers.shards(self._store.shards)
+        if mine == self._mine and (self._store.cluster is None or trio.current_time() < self._looked + LOOK_SECONDS):
+            return
+        self._looked = trio.current_time()
+        for shard in mine - self._mine:  # whoever had it before may have left items that it handed over and could not remove
+            self._after.pop(shard, None)
+        self._woken |= await self._store.outbox_waiting(mine)
+        self._mine = mine
+
+    async def _drain(self, shard: int) -> None:
+        self._woken.discard(shard)
+        try:
+            items = await self._store.outbox(shard, self._after.get(shard, 0), CHUNK)
+        except StoreError:
+            self._woken.add(shard)
+            raise
+        for item in items:
+            await self._hand_over(shard, item)
+            self._after[shard] = item.position
+        if len(items) == CHUNK:
+            self._woken.add(shard)
 
     async def drain(self, seconds: float) -> None:
-        """Wait until the outbox is empty, `seconds` at most."""
+        """Wait until what this node has to hand over is handed over, `seconds` at most."""
         with trio.move_on_after(seconds):
-            while self._outstanding or self._finished or self._store.stats().outbox:
-                self._wake()
+            while self._outstanding or self._finished or self._woken & self._mine or await self._left():
+                self._lot.unpark_all()
                 await trio.sleep(0.02)
 
-    async def _hand_over(self, item: OutboxItem) -> None:
+    async def _left(self) -> bool:
+        try:
+            return bool(await self._store.outbox_waiting(self._mine))
+        except StoreError:
+            return True
+
+    async def _hand_over(self, shard: int, item: OutboxItem) -> None:
+        place = (shard, item.position)
         if item.will is not None:
             self._outstanding += 1
-            self._uplink.publish_will(item.will, lambda: self._done(item.position))
+            self._uplink.publish_will(item.will, lambda: self._done(place))
             return
         event = item.event
         assert event is not None
         topic = presence.event_topic(group_of(event.client_id, self._default_group))
         if await self._exists(topic):
             self._outstanding += 1
-            self._submit(topic, event, item.position)
+            self._submit(topic, event, place)
         else:
-            self._finished.append(item.position)
+            self._finished.append(place)
 
-    def _submit(self, topic: str, event: Event, position: int) -> None:
+    def _submit(self, topic: str, event: Event, place: tuple[int, int]) -> None:
         def stored(result: Any) -> None:
             if isinstance(result, BackendError):
                 if result.refusal is Refusal.CLOSED:
                     return  # it stays in the outbox
                 self._topics.pop(topic, None)
                 observe.note(observe.Fact.UPLINK_REFUSED, reason=result.refusal, topic=topic, error=str(result))
-            self._done(position)
+            self._done(place)
 
         message = Message(
             topic, presence.event_body(event), event.type, presence.event_properties(event), event.client_id, event.id, ordered=True
@@ -116,19 +154,23 @@ class Presence:
             self._said.discard(topic)
         return exists
 
-    def _done(self, position: int) -> None:
+    def _done(self, place: tuple[int, int]) -> None:
         self._outstanding -= 1
-        self._finished.append(position)
+        self._finished.append(place)
         self._lot.unpark_all()
 
     def _remove(self) -> None:
-        if not self._finished:
-            return
-        positions, self._finished = self._finished, []
+        finished, self._finished = self._finished, []
+        by_shard: dict[int, list[int]] = {}
+        for shard, position in finished:
+            by_shard.setdefault(shard, []).append(position)
+        for shard, positions in by_shard.items():
+            self._remove_of(shard, positions)
 
+    def _remove_of(self, shard: int, positions: list[int]) -> None:
         def removed(result: Any) -> None:
             if isinstance(result, StoreError):
                 observe.note(observe.Fact.STORE_FAILED, operation="outbox_remove", error=str(result))
-                self._finished.extend(positions)
+                self._finished.extend((shard, position) for position in positions)
 
-        self._store.outbox_remove(positions, removed)
+        self._store.outbox_remove(shard, positions, removed)

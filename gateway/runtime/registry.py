@@ -88,6 +88,7 @@ class Registry:
         link.claiming = True  # from here on the store may name this channel, whatever happens to the task
         try:
             claimed = await self._store.claim(claim)
+            assert isinstance(claimed, Claimed), "a claim that is not gentle takes the session"
         except BaseException:
             self._offline.unwatch(client_id, watch)
             raise
@@ -171,6 +172,7 @@ class Registry:
         release = Release(
             client_id=link.client_id,
             epoch=link.epoch,
+            channel_id=link.channel_id,
             node=self._node,
             polite=link.polite,
             reason=link.reason.value,

@@ -69,8 +69,7 @@ class Retaining:
             )
             for retained, qos in found
         ]
-        positions = await call(partial(self._store.offline_put, waiting))
-        for item, position in zip(waiting, positions, strict=True):
+        for item, (position, _owner) in zip(waiting, await call(partial(self._store.offline_put, waiting)), strict=True):
             item.position = position
             if position and at_once:
                 mailbox.add(stored_entry(item, trio.current_time()))

@@ -11,6 +11,7 @@ from gateway.ports import Queue, Store, StoreError
 from gateway.rules.presence import Reason
 from gateway.runtime.downlink import Downlink
 from gateway.runtime.offline import Offline
+from gateway.runtime.peers import Peers
 from gateway.runtime.registry import Registry
 from gateway.runtime.router import Router
 
@@ -29,6 +30,7 @@ class Sweeper:
         offline: Offline,
         store: Store,
         downlink: Downlink,
+        peers: Peers,
         push_timeout: float,
         now: Callable[[], int],
     ) -> None:
@@ -37,6 +39,7 @@ class Sweeper:
         self._offline = offline
         self._store = store
         self._downlink = downlink
+        self._peers = peers
         self._push_timeout = push_timeout
         self._now = now
 
@@ -62,7 +65,7 @@ class Sweeper:
         while True:
             await trio.sleep(EXPIRE_SECONDS)
             try:
-                expired = await self._store.expire(self._now())
+                expired = await self._store.expire(self._now(), self._peers.shards(self._store.shards))
             except StoreError as error:
                 observe.note(observe.Fact.STORE_FAILED, operation="expire", error=str(error))
                 continue
@@ -81,7 +84,7 @@ class Sweeper:
             await trio.sleep(FORGET_SECONDS)
             now: dict[Queue, int] = {}
             try:
-                async for chunk in self._store.remembered():
+                async for chunk in self._store.remembered(self._peers.shards(self._store.shards)):
                     over = [(client_id, key) for client_id, key, queue, offset in chunk if before.get(queue, -1) > offset]
                     for *_, queue, _offset in chunk:
                         now[queue] = self._downlink.committed(queue)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from itertools import count
 from typing import Any
 
@@ -20,6 +21,7 @@ from gateway.ports import (
     Listener,
     Message,
     OutboxItem,
+    Put,
     Queue,
     Receipt,
     Received,
@@ -45,6 +47,9 @@ class ScriptedStore(Store):
     """Answers at once, unless the operation's name is in `failing` (a StoreError) or `holding` (its answer waits for `answer`). calls:
     every operation with its arguments. claimed, kept, backlog, items, before: what it answers to reads."""
 
+    shards = 1
+    cluster = None
+
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.failing: set[str] = set()
@@ -58,7 +63,7 @@ class ScriptedStore(Store):
         self.before: list[tuple[str, Subscription]] = []
         self.had: set[tuple[str, str]] = set()
         self._numbers = count(1)
-        self._wake: Callable[[], None] = lambda: None
+        self._wake: Callable[[int], None] = lambda _shard: None
 
     def of(self, name: str) -> list[Any]:
         """The arguments of every call of `name`."""
@@ -93,6 +98,12 @@ class ScriptedStore(Store):
             raise answers[0]
         return answers[0]
 
+    def shard_of(self, client_id: str) -> int:
+        return 0
+
+    def clock(self) -> int:
+        return time.time_ns() // 1_000_000
+
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
         await trio.sleep_forever()
@@ -108,23 +119,26 @@ class ScriptedStore(Store):
     async def abandoned(self, node: str, now: int, new_id: Callable[[], str]) -> int:
         return int(await self._ask("abandoned", node, lambda: 0))
 
-    async def outbox(self, after: int, limit: int) -> list[OutboxItem]:
+    async def outbox(self, shard: int, after: int, limit: int) -> list[OutboxItem]:
         found: list[OutboxItem] = await self._ask("outbox", after, lambda: [item for item in self.items if item.position > after][:limit])
         return found
 
-    def outbox_remove(self, positions: Sequence[int], done: Callable[[Any], None]) -> None:
+    async def outbox_waiting(self, shards: Collection[int]) -> set[int]:
+        return set(shards) if self.items else set()
+
+    def outbox_remove(self, shard: int, positions: Sequence[int], done: Callable[[Any], None]) -> None:
         def remove() -> None:
             self.items = [item for item in self.items if item.position not in positions]
 
         self._do("outbox_remove", list(positions), done, remove)
 
-    def on_outbox(self, wake: Callable[[], None]) -> None:
+    def on_outbox(self, wake: Callable[[int], None]) -> None:
         self._wake = wake
 
     def put_out(self, *items: OutboxItem) -> None:
         """These are in the outbox now."""
         self.items += items
-        self._wake()
+        self._wake(0)
 
     def subscribe(self, client_id: str, epoch: int, subscriptions: Sequence[Subscription], done: Callable[[Any], None]) -> None:
         self._do("subscribe", (client_id, [each.filter for each in subscriptions]), done, lambda: True)
@@ -149,7 +163,7 @@ class ScriptedStore(Store):
 
     def offline_put(self, waiting: Sequence[Waiting], done: Callable[[Any], None]) -> None:
         copies = list(waiting)
-        self._do("offline_put", copies, done, lambda: [self._place(each) for each in copies])
+        self._do("offline_put", copies, done, lambda: [Put(self._place(each), "") for each in copies])
 
     def _place(self, waiting: Waiting) -> int:
         """A message that waits already, or that `had` names, is not put again."""
@@ -173,7 +187,7 @@ class ScriptedStore(Store):
 
         self._do("offline_remove", list(positions), done, remove)
 
-    async def remembered(self) -> AsyncIterator[list[tuple[str, str, Queue, int]]]:
+    async def remembered(self, shards: Collection[int]) -> AsyncIterator[list[tuple[str, str, Queue, int]]]:
         yield []
 
     def forget(self, keys: Sequence[tuple[str, str]], done: Callable[[Any], None]) -> None:
@@ -193,8 +207,8 @@ class ScriptedStore(Store):
     async def set_mark(self, name: str, value: str) -> None:
         self.marks[name] = value
 
-    async def expire(self, now: int) -> Expired:
-        return Expired([], 0)
+    async def expire(self, now: int, shards: Collection[int]) -> Expired:
+        return Expired({}, 0)
 
     async def health(self) -> list[Health]:
         return []

@@ -16,9 +16,9 @@ import trio
 
 from gateway import observe
 from gateway.ports import Retained, StoreError, Subscription
-from gateway.store import schema, sqlite
-from gateway.store.sqlite import SqliteStore
-from gateway.store.tables import Tables
+from gateway.store.sqlite import SqliteStore, schema
+from gateway.store.sqlite import store as sqlite_store
+from gateway.store.sqlite.tables import Tables
 from tests.ports.stores import connect, done, leave, new_id, waiting
 
 
@@ -164,7 +164,7 @@ async def test_a_full_disk_fails_the_batch_and_is_survived(path: Path, monkeypat
         stats = store.stats()
         await sql(store, "PRAGMA max_page_count = 1000000")
         assert await done(store.retain, "t", big) is True
-        monkeypatch.setattr(sqlite, "RECENT_SECONDS", 0)
+        monkeypatch.setattr(sqlite_store, "RECENT_SECONDS", 0)
         assert await store.retained("t", lambda _: True) == [big]
         assert (await store.health())[0].ok
     assert stats == (1, 0, 0, 0, 1)
@@ -192,7 +192,7 @@ async def test_a_file_that_takes_no_writes_is_found_by_health_and_survived(path:
         other.execute("ROLLBACK")
         other.close()
         assert not (await store.health())[0].ok  # a moment ago it failed
-        monkeypatch.setattr(sqlite, "RECENT_SECONDS", 0)
+        monkeypatch.setattr(sqlite_store, "RECENT_SECONDS", 0)
         assert (await store.health())[0].ok
         assert (await connect(store, "a")).present
 
@@ -243,7 +243,7 @@ async def test_a_body_is_kept_once_until_the_last_one_let_go(path: Path) -> None
         assert await bodies() == 3
         await done(store.offline_remove, "c4", [positions[4]])
         assert await bodies() == 2
-        await store.expire(60_000)
+        await store.expire(60_000, [0])
         assert await bodies() == 0
 
 
@@ -255,8 +255,8 @@ async def test_no_row_outlives_its_owner(path: Path) -> None:
             await done(store.inbound_put, f"c{n}", epoch, 1, "K")
             await done(store.offline_put, [waiting(f"c{n}", "M1")])
         await store.abandoned("n1", 1000, new_id)
-        await done(store.outbox_remove, [item.position for item in await store.outbox(0, 100)])
-        await store.expire(1_000_000)
+        await done(store.outbox_remove, 0, [item.position for item in await store.outbox(0, 0, 100)])
+        await store.expire(1_000_000, [0])
         tables = [name for (name,) in await sql(store, "SELECT name FROM sqlite_master WHERE type = 'table'")]
         left = {name: (await sql(store, f"SELECT count(*) FROM {name}"))[0][0] for name in tables if name != "counter"}
         assert set(left.values()) == {0}, left
@@ -303,7 +303,7 @@ async def test_a_kill_loses_nothing_that_was_confirmed(path: Path, synchronous: 
     async with running(path) as store:
         found = {f"retained {retained.topic}" for retained in await store.retained("", lambda _: True)}
         found |= {f"put {entry.message.id}" for entry in await store.offline_get("a", 1_000_000)}
-        found |= {f"claimed {item.client_id}" for item in await store.outbox(0, 1_000_000)}
+        found |= {f"claimed {item.client_id}" for item in await store.outbox(0, 0, 1_000_000)}
         assert set(confirmed) <= found
         assert await sql(store, "PRAGMA integrity_check") == [("ok",)]
         counted = store.stats()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.ports import Retained
-from gateway.store.tables import Tables
+from gateway.store.sqlite.tables import Tables
 
 
 def retain(tables: Tables, topic: str, retained: Retained | None) -> bool:

@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from gateway.ports import OfflineMessage, Queue, Waiting
-from gateway.store import rows
-from gateway.store.schema import PERSISTENT
-from gateway.store.tables import Tables
+from gateway.ports import OfflineMessage, Phase, Put, Queue, Waiting
+from gateway.store import packed
+from gateway.store.sqlite.schema import PERSISTENT
+from gateway.store.sqlite.tables import Tables
 
-_READ = f"SELECT {rows.WAITING_COLUMNS} FROM waiting w JOIN body b ON b.id = w.body WHERE w.client = ?"
+PHASES = {phase.value: phase for phase in Phase}
+_COLUMNS = "b.unique_key, b.topic, b.payload, b.stored_at, w.qos, w.packet_id, w.phase, w.position, w.source, w.retain"
+_READ = f"SELECT {_COLUMNS} FROM waiting w JOIN body b ON b.id = w.body WHERE w.client = ?"
 
 
 class Entry(NamedTuple):
@@ -25,10 +27,11 @@ class Entry(NamedTuple):
     position: int
     source: tuple[Queue, int] | None
     retain: bool
+    epoch: int
 
 
 def entries(waiting: Sequence[Waiting]) -> list[Entry]:
-    return [Entry(w.client_id, w.message, w.qos, w.packet_id, w.phase.value, w.position, w.source, w.retain) for w in waiting]
+    return [Entry(w.client_id, w.message, w.qos, w.packet_id, w.phase.value, w.position, w.source, w.retain, w.epoch) for w in waiting]
 
 
 class _Batch:
@@ -38,9 +41,12 @@ class _Batch:
     def __init__(self, tables: Tables, entries: Sequence[Entry]) -> None:
         db = tables.db
         names = json.dumps(list({entry.client_id for entry in entries}))
-        self.clients: dict[str, int] = dict(
-            db.execute(f"SELECT name, id FROM client WHERE kind = {PERSISTENT} AND name IN (SELECT value FROM json_each(?))", (names,))
-        )
+        self.clients: dict[str, tuple[int, int, str]] = {  # with epoch and owner
+            name: (id, epoch, node or "")
+            for name, id, epoch, node in db.execute(
+                f"SELECT name, id, epoch, node FROM client WHERE kind = {PERSISTENT} AND name IN (SELECT value FROM json_each(?))", (names,)
+            )
+        }
         keys = json.dumps(list({entry.message.id for entry in entries if not entry.position}))
         self.bodies: dict[str, dict[str, int]] = {}  # UNIQ_KEY -> topic -> body, of those stored before
         for key, topic, body in db.execute(
@@ -56,18 +62,22 @@ class _Batch:
         self.rows: list[tuple[Any, ...]] = []
 
 
-def put(tables: Tables, entries: Sequence[Entry]) -> list[int]:
+def put(tables: Tables, entries: Sequence[Entry]) -> list[Put]:
     """As `Store.offline_put`."""
     batch = _Batch(tables, entries)
-    positions: list[int] = []
+    results: list[Put] = []
     for entry in entries:
-        client = batch.clients.get(entry.client_id)
-        if client is None:
-            positions.append(0)
-        elif entry.position:
-            positions.append(_update(tables, client, entry))
+        found = batch.clients.get(entry.client_id)
+        if found is None:
+            results.append(Put(0, None))
+            continue
+        client, epoch, owner = found
+        late = entry.epoch != 0 and entry.epoch != epoch  # of a connection that has been taken over: its packet ids mean nothing now
+        if not entry.position:
+            position = _append(tables, batch, client, entry._replace(packet_id=0, phase=0) if late else entry)
         else:
-            positions.append(_append(tables, batch, client, entry))
+            position = 0 if late else _update(tables, client, entry)
+        results.append(Put(position, owner))
     db = tables.db
     if batch.fresh:
         db.executemany(
@@ -78,7 +88,7 @@ def put(tables: Tables, entries: Sequence[Entry]) -> list[int]:
         db.executemany("INSERT INTO waiting VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", batch.rows)
         tables.counts.offline += len(batch.rows)
         _keep_to_limit(tables)
-    return positions
+    return results
 
 
 def _append(tables: Tables, batch: _Batch, client: int, entry: Entry) -> int:
@@ -99,7 +109,7 @@ def _append(tables: Tables, batch: _Batch, client: int, entry: Entry) -> int:
         body = new[0]
     position = tables.next()
     phase = entry.phase
-    source = rows.pack_source(message.id, entry.source)
+    source = packed.pack_source(message.id, entry.source)
     batch.rows.append((position, client, body, entry.qos, entry.packet_id, phase, position if phase else 0, entry.retain, source))
     return position
 
@@ -138,13 +148,13 @@ def get(tables: Tables, client_id: str, limit: int, newest: bool, after: int) ->
         return []
     order = "DESC" if newest else "ASC"
     found = tables.db.execute(f"{_READ} AND w.phase = 0 AND w.position > ? ORDER BY w.position {order} LIMIT ?", (row[0], after, limit))
-    return [rows.waiting(client_id, one) for one in found]
+    return [_waiting(client_id, one) for one in found]
 
 
 def inflight_of(tables: Tables, client: int, client_id: str) -> list[Waiting]:
     """Sent and not finished, in the order of sending."""
     found = tables.db.execute(f"{_READ} AND w.phase > 0 ORDER BY w.sent", (client,))
-    return [rows.waiting(client_id, one) for one in found]
+    return [_waiting(client_id, one) for one in found]
 
 
 def backlog_of(tables: Tables, client: int) -> int:
@@ -162,7 +172,7 @@ def remove(tables: Tables, client_id: str, positions: Sequence[int]) -> bool:
         counts.offline -= len(removed)
         for (source,) in removed:
             if source is not None:
-                unique_key = rows.unpack_source(source)[0]
+                unique_key = packed.unpack_source(source)[0]
                 counts.remembered += db.execute("INSERT OR IGNORE INTO remembered VALUES (?, ?, ?)", (unique_key, row[0], source)).rowcount
     return True
 
@@ -176,7 +186,7 @@ def remembered_after(tables: Tables, place: tuple[str, int], limit: int) -> tupl
     ).fetchall()
     if found:
         place = (found[-1][0], found[-1][1])
-    return place, [(name, *rows.unpack_source(source)) for _, _, name, source in found]
+    return place, [(name, *packed.unpack_source(source)) for _, _, name, source in found]
 
 
 def forget(tables: Tables, keys: Sequence[tuple[str, str]]) -> bool:
@@ -187,3 +197,11 @@ def forget(tables: Tables, keys: Sequence[tuple[str, str]]) -> bool:
     )
     tables.counts.remembered -= removed.rowcount
     return True
+
+
+def _waiting(client_id: str, row: tuple[Any, ...]) -> Waiting:
+    """row: _COLUMNS of body b and waiting w."""
+    unique_key, topic, payload, stored_at, qos, packet_id, phase, position, source, retain = row
+    message = OfflineMessage(unique_key, topic, payload, stored_at)
+    origin = None if source is None else packed.unpack_source(source)[1:]
+    return Waiting(client_id, message, qos, packet_id, PHASES[phase], position, origin, bool(retain))

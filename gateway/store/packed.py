@@ -1,4 +1,4 @@
-"""How the values of the port lie in the columns of the SQLite store: JSON for structure, blobs for bytes."""
+"""How the values of the port lie in a store: JSON for structure, bytes for bytes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import json
 import struct
 from typing import Any
 
-from gateway.ports import Event, Message, OfflineMessage, Phase, Properties, Queue, Retained, Waiting, Will
+from gateway.ports import Event, Message, Properties, Queue, Retained, Will
 
 _LENGTHS = struct.Struct(">II")  # of the JSON head and of the message's body; the rest is the retained payload, when it is another one
-PHASES = {phase.value: phase for phase in Phase}
 
 
 def pack_event(event: Event) -> str:
@@ -63,14 +62,3 @@ def unpack_source(text: str) -> tuple[str, Queue, int]:
     """(UNIQ_KEY, queue, offset)"""
     unique_key, topic, broker, id, offset = json.loads(text)
     return unique_key, Queue(topic, broker, id), offset
-
-
-WAITING_COLUMNS = "b.unique_key, b.topic, b.payload, b.stored_at, w.qos, w.packet_id, w.phase, w.position, w.source, w.retain"
-
-
-def waiting(client_id: str, row: tuple[Any, ...]) -> Waiting:
-    """row: WAITING_COLUMNS of body b and waiting w."""
-    unique_key, topic, payload, stored_at, qos, packet_id, phase, position, source, retain = row
-    message = OfflineMessage(unique_key, topic, payload, stored_at)
-    origin = None if source is None else unpack_source(source)[1:]
-    return Waiting(client_id, message, qos, packet_id, PHASES[phase], position, origin, bool(retain))

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 
 from gateway.ports import Subscription
-from gateway.store.schema import GONE, PERSISTENT
-from gateway.store.tables import Tables
+from gateway.store.sqlite.schema import GONE, PERSISTENT
+from gateway.store.sqlite.tables import Tables
 
 
 def fenced(tables: Tables, client_id: str, epoch: int) -> int | None:

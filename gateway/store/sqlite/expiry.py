@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from gateway.store.registry import forget_session
-from gateway.store.schema import GONE, PERSISTENT
-from gateway.store.tables import Tables
+from gateway.store.sqlite.registry import forget_session
+from gateway.store.sqlite.schema import GONE, PERSISTENT
+from gateway.store.sqlite.sessions import subscriptions_of
+from gateway.store.sqlite.tables import Tables
 
 CHUNK = 500  # rows of one step, so that the writer is never held for long
 CLOCK_MS = 30 * 24 * 3600 * 1000  # how long the clock of a client without a session is kept when sessions never expire
@@ -20,19 +21,21 @@ def messages(tables: Tables, now: int) -> tuple[int, bool]:
     return removed, len(found) == CHUNK
 
 
-def sessions(tables: Tables, now: int) -> tuple[list[str], bool]:
-    """Remove a chunk of the sessions that had no connection for too long: (their client ids, whether there may be more)."""
+def sessions(tables: Tables, now: int) -> tuple[dict[str, list[str]], bool]:
+    """Remove a chunk of the sessions that had no connection for too long: (their filters by Client ID, whether there may be more)."""
     if not tables.limits.session_ms:
-        return [], False
+        return {}, False
     found = tables.db.execute(
         f"SELECT id, name FROM client WHERE node IS NULL AND kind = {PERSISTENT} AND left_at <= ? LIMIT ?",
         (now - tables.limits.session_ms, CHUNK),
     ).fetchall()
-    for id, _ in found:
+    gone: dict[str, list[str]] = {}
+    for id, name in found:
+        gone[name] = [each.filter for each in subscriptions_of(tables, id)]
         forget_session(tables, id)
         tables.db.execute("DELETE FROM client WHERE id = ?", (id,))
     tables.counts.sessions -= len(found)
-    return [name for _, name in found], len(found) == CHUNK
+    return gone, len(found) == CHUNK
 
 
 def clocks(tables: Tables, now: int) -> bool:

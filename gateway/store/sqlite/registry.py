@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.ports import Claim, Claimed, Event, Release, StoreError
-from gateway.store import offline, outbox, rows, sessions
-from gateway.store.schema import CLEAN, GONE, PERSISTENT
-from gateway.store.tables import Tables
+from gateway.ports import Claim, Claimed, Event, Owned, Release, StoreError
+from gateway.store import packed
+from gateway.store.sqlite import offline, outbox, sessions
+from gateway.store.sqlite.schema import CLEAN, GONE, PERSISTENT
+from gateway.store.sqlite.tables import Tables
 
 TAKEN_OVER = "taken_over"
 NODE_LOST = "node_lost"
@@ -36,12 +37,14 @@ class _Client:
             outbox.append(tables, self.name, None, self.will)
 
 
-def claim(tables: Tables, claim: Claim) -> Claimed | StoreError:
+def claim(tables: Tables, claim: Claim) -> Claimed | Owned | StoreError:
     """As `Store.claim`. The StoreError is returned: nothing was changed, and the batch goes on."""
     db, counts = tables.db, tables.counts
     row = db.execute(f"SELECT {_COLUMNS} FROM client WHERE name = ?", (claim.client_id,)).fetchone()
     client = _Client(row or (None, claim.client_id, 0, 0, 0, GONE, None, "", "", None))
     owned = client.node is not None
+    if claim.gentle and owned and client.node != claim.node:
+        return Owned(client.node, client.channel_id)
     needed = 1 + owned + (owned and client.will is not None)
     if counts.outbox + needed > tables.limits.outbox:
         return StoreError(
@@ -52,7 +55,9 @@ def claim(tables: Tables, claim: Claim) -> Claimed | StoreError:
         client.emit(tables, claim.event_ids[1], "tcpclean", claim.now, TAKEN_OVER, client.node)
         client.emit_will(tables)
     present = claim.persistent and client.kind == PERSISTENT
+    dropped: list[str] = []
     if client.kind != GONE and not present:
+        dropped = [each.filter for each in sessions.subscriptions_of(tables, client.id)]
         forget_session(tables, client.id)
     counts.sessions += claim.persistent - (client.kind == PERSISTENT)
     client.channel_id, client.client_ip = claim.channel_id, claim.client_ip
@@ -60,7 +65,7 @@ def claim(tables: Tables, claim: Claim) -> Claimed | StoreError:
     epoch = tables.next()  # greater than any before, also after the row was pruned
     values = (
         epoch, client.time, client.seq, PERSISTENT if claim.persistent else CLEAN,
-        claim.node, claim.channel_id, claim.client_ip, claim.now, rows.pack_will(claim.will),
+        claim.node, claim.channel_id, claim.client_ip, claim.now, packed.pack_will(claim.will),
     )  # fmt: skip
     if client.id is None:
         db.execute(
@@ -73,21 +78,22 @@ def claim(tables: Tables, claim: Claim) -> Claimed | StoreError:
             (*values, client.id),
         )
     if not present:
-        return Claimed(epoch, False)
+        return Claimed(epoch, False, dropped=dropped)
     return Claimed(
         epoch,
         True,
         sessions.subscriptions_of(tables, client.id),
-        sessions.inbound_of(tables, client.id),
-        offline.inflight_of(tables, client.id, claim.client_id),
-        offline.backlog_of(tables, client.id),
+        inbound=sessions.inbound_of(tables, client.id),
+        inflight=offline.inflight_of(tables, client.id, claim.client_id),
+        backlog=offline.backlog_of(tables, client.id),
     )
 
 
 def release(tables: Tables, release: Release) -> bool:
     """As `Store.release`."""
     row = tables.db.execute(
-        f"SELECT {_COLUMNS} FROM client WHERE name = ? AND epoch = ? AND node IS NOT NULL", (release.client_id, release.epoch)
+        f"SELECT {_COLUMNS} FROM client WHERE name = ? AND node IS NOT NULL AND CASE ? WHEN 0 THEN channel_id = ? ELSE epoch = ? END",
+        (release.client_id, release.epoch, release.channel_id, release.epoch),
     ).fetchone()
     if row is None:
         return False

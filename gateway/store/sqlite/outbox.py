@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.ports import Event, OutboxItem
-from gateway.store import rows
-from gateway.store.tables import Tables
+from gateway.store import packed
+from gateway.store.sqlite.tables import Tables
 
 
 def append(tables: Tables, client_id: str, event: Event | None, will: bytes | None) -> None:
     """will: packed."""
     tables.db.execute(
-        "INSERT INTO outbox VALUES (?, ?, ?, ?)", (tables.next(), client_id, None if event is None else rows.pack_event(event), will)
+        "INSERT INTO outbox VALUES (?, ?, ?, ?)", (tables.next(), client_id, None if event is None else packed.pack_event(event), will)
     )
     tables.counts.outbox += 1
     tables.counts.appended += 1
@@ -24,7 +24,7 @@ def read(tables: Tables, after: int, limit: int) -> list[OutboxItem]:
         "SELECT position, client_id, event, will FROM outbox WHERE position > ? ORDER BY position LIMIT ?", (after, limit)
     )
     return [
-        OutboxItem(position, client_id, None if event is None else rows.unpack_event(client_id, event), rows.unpack_will(will))
+        OutboxItem(position, client_id, None if event is None else packed.unpack_event(client_id, event), packed.unpack_will(will))
         for position, client_id, event, will in found
     ]
 

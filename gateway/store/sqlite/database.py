@@ -11,8 +11,8 @@ from typing import Any
 
 from gateway import observe
 from gateway.ports import StoreError
-from gateway.store import schema
-from gateway.store.tables import Counts, Limits, Operation, Tables
+from gateway.store.sqlite import schema
+from gateway.store.sqlite.tables import Counts, Limits, Operation, Tables
 
 BUSY_SECONDS = 5.0  # another program (a backup, the sqlite3 shell) may hold the file for a moment
 OLDEST_SQLITE = (3, 35, 0)  # RETURNING

@@ -7,7 +7,8 @@ have a connection and a thread of their own.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,12 @@ from gateway import observe
 from gateway.ports import (
     Claim,
     Claimed,
+    Cluster,
     Done,
     Expired,
     Health,
     OutboxItem,
+    Owned,
     Queue,
     Release,
     Retained,
@@ -32,12 +35,12 @@ from gateway.ports import (
     Subscription,
     Waiting,
 )
-from gateway.store import expiry, offline, outbox, registry, sessions
-from gateway.store import retained as retention
-from gateway.store.database import Database, Failure
-from gateway.store.lock import Lock
 from gateway.store.pump import Pump
-from gateway.store.tables import Limits, Tables
+from gateway.store.sqlite import expiry, offline, outbox, registry, sessions
+from gateway.store.sqlite import retained as retention
+from gateway.store.sqlite.database import Database, Failure
+from gateway.store.sqlite.lock import Lock
+from gateway.store.sqlite.tables import Limits, Tables
 
 CHUNK = 1000  # rows of one step of a stream
 HEALTH_SECONDS = 3.0
@@ -54,6 +57,9 @@ class SqliteStore:
     are ordered among each other; the other reads see what was confirmed before they were called. Arguments are copied at the call.
     A `done` without a result of its own gets True. `expire` counts as offline what was over the retention.
     """
+
+    shards = 1
+    cluster: Cluster | None = None
 
     def __init__(
         self,
@@ -76,7 +82,7 @@ class SqliteStore:
         self._death: BaseException | None = None
         self._writer: Pump[Tables] = Pump("store-writer", self._written, after=self._batch_written, died=self._died)
         self._reader: Pump[Tables] = Pump("store-reader", Database(self.path, limits, writer=False), after=lambda: None, died=self._died)
-        self._wakes: list[Callable[[], None]] = []
+        self._wakes: list[Callable[[int], None]] = []
         self._seen = self._written.committed
         self._good_at = self._failed_at = -math.inf  # trio's clock
         self._failure: Failure | None = None  # the last one
@@ -124,13 +130,21 @@ class SqliteStore:
             observe.note(observe.Fact.OFFLINE_OVERFLOW, n=now.overflowed - seen.overflowed)
         if now.appended > seen.appended:
             for wake in self._wakes:
-                wake()
+                wake(0)
+
+    def shard_of(self, client_id: str) -> int:
+        """One for all."""
+        return 0
+
+    def clock(self) -> int:
+        """This machine's."""
+        return time.time_ns() // 1_000_000
 
     # -- the registry
 
-    async def claim(self, claim: Claim) -> Claimed:
+    async def claim(self, claim: Claim) -> Claimed | Owned:
         result = await self._writer.ask(partial(registry.claim, claim=claim))
-        assert isinstance(result, Claimed)
+        assert not isinstance(result, StoreError)
         return result
 
     async def release(self, release: Release) -> bool:
@@ -149,15 +163,18 @@ class SqliteStore:
 
     # -- the outbox
 
-    async def outbox(self, after: int, limit: int) -> list[OutboxItem]:
+    async def outbox(self, shard: int, after: int, limit: int) -> list[OutboxItem]:
         return await self._reader.ask(partial(outbox.read, after=after, limit=limit))
 
-    def outbox_remove(self, positions: Sequence[int], done: Done) -> None:
+    def outbox_remove(self, shard: int, positions: Sequence[int], done: Done) -> None:
         positions = tuple(positions)
         self._writer.submit(lambda tables: outbox.remove(tables, positions), done)
 
-    def on_outbox(self, wake: Callable[[], None]) -> None:
+    def on_outbox(self, wake: Callable[[int], None]) -> None:
         self._wakes.append(wake)
+
+    async def outbox_waiting(self, shards: Collection[int]) -> set[int]:
+        return set(shards) if self._written.committed.outbox else set()
 
     # -- persistent sessions
 
@@ -203,7 +220,7 @@ class SqliteStore:
         positions = tuple(positions)
         self._writer.submit(lambda tables: offline.remove(tables, client_id, positions), done)
 
-    async def remembered(self) -> AsyncIterator[list[tuple[str, str, Queue, int]]]:
+    async def remembered(self, shards: Collection[int]) -> AsyncIterator[list[tuple[str, str, Queue, int]]]:
         place = ("", -1)
         while True:
             place, chunk = await self._reader.ask(partial(offline.remembered_after, place=place, limit=CHUNK))
@@ -242,17 +259,17 @@ class SqliteStore:
 
     # -- the rest
 
-    async def expire(self, now: int) -> Expired:
+    async def expire(self, now: int, shards: Collection[int]) -> Expired:
         """As `Store.expire`, in steps between which other operations get their turn."""
         messages, more = 0, True
         while more:
             removed, more = await self._writer.ask(partial(expiry.messages, now=now))
             messages += removed
-        names: list[str] = []
+        names: dict[str, list[str]] = {}
         more = True
         while more:
             gone, more = await self._writer.ask(partial(expiry.sessions, now=now))
-            names += gone
+            names.update(gone)
         while await self._writer.ask(partial(expiry.clocks, now=now)):
             pass
         await self._writer.ask(expiry.pages)
