@@ -231,8 +231,8 @@ async def test_a_body_is_kept_once_until_the_last_one_let_go(path: Path) -> None
             ((count,),) = await sql(store, "SELECT count(*) FROM body")
             return int(count)
 
-        positions = await done(store.offline_put, [waiting(name, "M1") for name in names[:3]])
-        positions += await done(store.offline_put, [waiting(name, "M1") for name in names[3:]])
+        positions = [each.position for each in await done(store.offline_put, [waiting(name, "M1") for name in names[:3]])]
+        positions += [each.position for each in await done(store.offline_put, [waiting(name, "M1") for name in names[3:]])]
         await done(store.offline_put, [waiting("c0", "M2", topic="x"), waiting("c1", "M2", topic="y"), waiting("c0", "M2", topic="y")])
         assert await bodies() == 3
         for name, position in zip(names[:3], positions, strict=False):
