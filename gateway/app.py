@@ -31,6 +31,8 @@ class StartError(Exception):
 def build_store(settings: Settings) -> Store:
     """The store that the settings name, not opened yet."""
     place, limits = settings.embedded_store(), settings.limits
+    if place is None:
+        raise StartError(f"store.url: {settings.store.url} is of a kind that this build does not have")
     return SqliteStore(
         place.path,
         synchronous=place.synchronous,

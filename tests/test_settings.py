@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 import pytest
 
 from gateway import settings as module
-from gateway.settings import Bridge, Gateway, Limits, Settings, SettingsError, load, prepare
+from gateway.settings import Bridge, Gateway, Limits, Settings, SettingsError, doubts, load, prepare
 
 SAMPLE = Path(__file__).parent.parent / "deploy" / "gateway.toml"
 
@@ -54,12 +54,13 @@ class TestDefaults:
         secret = tmp_path / "secret"
         secret.write_text("s3cret\n", encoding="utf-8")
         text = re.sub(r"(?m)^# (\[\[accounts\]\]|[a-z0-9_]+ = )", r"\1", SAMPLE.read_text(encoding="utf-8"))
-        text = re.sub(r"(?m)^secret_key = .*$", "", text)
-        text = re.sub(r'secret_key_file = "[^"]*"', f'secret_key_file = "{secret}"', text)
+        text = re.sub(r"(?m)^(secret_key|password) = .*$", "", text)
+        text = re.sub(r'(secret_key|password)_file = "[^"]*"', rf'\1_file = "{secret}"', text)
         settings = load(write(tmp_path, text), None, {})
         assert settings.gateway.log_json is True
         assert settings.accounts[0].secret_key.get_secret_value() == "s3cret"
         assert settings.backend.secret_key.get_secret_value() == "s3cret"
+        assert settings.store.secret() == "s3cret"
 
     def test_settings_can_not_be_changed(self) -> None:
         with pytest.raises(ValueError, match="frozen"):
@@ -135,7 +136,17 @@ class TestErrors:
             ("backend.url", "rocketmq://x:1;"),
             ("backend.url", "local:?sync=1"),
             ("backend.url", "local:?synchronous=off"),
+            ("gateway.node_id", "a/b"),
+            ("gateway.drain_per_second", "-1"),
             ("store.url", "mysql://x"),
+            ("store.url", "redis:host"),
+            ("store.url", "redis://"),
+            ("store.url", "redis://host:x"),
+            ("store.url", "redis://host:99999"),
+            ("store.url", "redis://a:1,b:2"),
+            ("store.url", "redis+cluster://a:1,"),
+            ("store.url", "redis+sentinel://a:26379,b:26379"),
+            ("store.url", "redis://a?password=hunter2"),
             ("bridge.topics", "a/b"),
             ("bridge.topics", "x" * 128),
             ("bridge.default_topic", "a b"),
@@ -227,6 +238,74 @@ class TestAccounts:
     def test_a_group_is_open_or_owned(self) -> None:
         (problem,) = problems(overrides={"accounts": [self.account()], "naming.groups": ["GID_aaa"]})
         assert problem.key == "accounts[0].groups"
+
+
+class TestSharedStore:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://host",
+            "redis://user@host:6379/1",
+            "rediss://[::1]:6380",
+            "redis+sentinel://a:26379,b:26379/mymaster/0",
+            "rediss+sentinel://a;b/mymaster",
+            "redis+cluster://a:1,b:2",
+            "rediss+cluster://[::1]",
+        ],
+    )
+    def test_urls(self, url: str) -> None:
+        settings = load(None, {"store.url": url}, {})
+        assert settings.store.url == url
+        assert settings.store.shared
+        assert settings.store.secret() == ""
+        assert settings.embedded_store() is None
+
+    @pytest.mark.parametrize(
+        ("url", "plain", "password"),
+        [
+            ("redis://:hunter2@host:1/0", "redis://host:1/0", "hunter2"),
+            ("rediss+sentinel://me:hunter2%40%2F@a:1,b:2/m", "rediss+sentinel://me@a:1,b:2/m", "hunter2@/"),
+            ("redis+cluster://:hunter2@/?#@host:1", "redis+cluster://host:1", "hunter2@/?#"),
+        ],
+    )
+    def test_a_password_in_the_url_is_taken_out_and_never_shown(self, url: str, plain: str, password: str) -> None:
+        settings = load(None, {"store.url": url}, {})
+        assert (settings.store.url, settings.store.secret()) == (plain, password)
+        assert "hunter2" not in repr(settings) + str(settings) + settings.model_dump_json() + repr(settings.store)
+        for more in ({"store.password": "x"}, {"store.nonsense": "x"}, {"store.password": ["hunter2"]}, {"gateway.workers": "0"}):
+            for problem in problems(overrides={"store.url": url, **more}):
+                assert "hunter2" not in str(problem)
+
+    @pytest.mark.parametrize(
+        "url", ["mysql://u:hunter2@h", "redis://u:hunter2@h:x", "redis://h?password=hunter2", "redis+sentinel://:hunter2@h"]
+    )
+    def test_a_wrong_url_shows_no_password(self, url: str) -> None:
+        assert "hunter2" not in "".join(map(str, problems(overrides={"store.url": url})))
+
+    def test_a_password_from_a_file(self, tmp_path: Path) -> None:
+        secret = tmp_path / "secret"
+        secret.write_text("from-file\n", encoding="utf-8")
+        url = {"store.url": "redis://host", "store.password_file": str(secret)}
+        assert load(None, url, {}).store.secret() == "from-file"
+        for more in ({"store.password": "x"}, {"store.url": "redis://:y@host"}, {"store.password_file": str(tmp_path / "nothing")}):
+            (problem,) = problems(overrides={**url, **more})
+            assert problem.key == "store"
+
+    def test_workers_share_both_servers_or_there_is_one(self) -> None:
+        both = {"store.url": "redis://host", "backend.url": "rocketmq://host:9876"}
+        assert load(None, {**both, "gateway.workers": "4"}, {}).gateway.workers == 4
+        (problem,) = problems(overrides={"gateway.workers": "2", "store.url": "redis://host"})
+        assert problem.key == "backend.url"
+        (problem,) = problems(overrides={"gateway.workers": "2", "backend.url": "rocketmq://host:9876"})
+        assert problem.key == "gateway.workers"
+        (problem,) = problems(overrides={**both, "gateway.workers": "2", "http.listen": "127.0.0.1:65535"})
+        assert problem.key == "http.listen"
+
+    def test_an_embedded_log_beside_a_shared_store_is_doubtful(self) -> None:
+        (doubt,) = doubts(load(None, {"store.url": "redis://host"}, {}))
+        assert doubt.key == "backend.url"
+        assert doubts(Settings()) == []
+        assert doubts(load(None, {"store.url": "redis://host", "backend.url": "rocketmq://host:9876"}, {})) == []
 
 
 class TestPlaces:

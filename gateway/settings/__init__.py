@@ -3,6 +3,7 @@
 Every mistake of the operator's is a `SettingsError` that names the key, the problem and the cure; all mistakes are told at once.
 """
 
+from gateway.settings.checks import doubts
 from gateway.settings.first_run import FirstRun, make_data_dir, prepare
 from gateway.settings.load import load
 from gateway.settings.model import (
@@ -40,6 +41,7 @@ __all__ = [
     "SettingsError",
     "Store",
     "address",
+    "doubts",
     "load",
     "make_data_dir",
     "prepare",

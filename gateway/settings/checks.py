@@ -10,7 +10,15 @@ from gateway.settings.values import Problem
 
 def cross_check(settings: Settings) -> list[Problem]:
     """What no single key can tell: contradictions between settings."""
-    return [*_check_bridge(settings), *_check_accounts(settings), *_check_sizes(settings)]
+    return [*_check_bridge(settings), *_check_accounts(settings), *_check_sizes(settings), *_check_places(settings)]
+
+
+def doubts(settings: Settings) -> list[Problem]:
+    """What works, but hardly as it is meant: for the log and for `check`."""
+    if settings.store.shared and settings.embedded_backend() is not None:
+        problem = "the embedded log is this node's alone, though the store can be shared"
+        return [Problem("backend.url", problem, "Run one node only, or name a RocketMQ: rocketmq://host:9876.")]
+    return []
 
 
 def _check_bridge(settings: Settings) -> Iterator[Problem]:
@@ -50,8 +58,22 @@ def _check_sizes(settings: Settings) -> Iterator[Problem]:
         yield Problem(
             "limits.packet_bytes", f"{limits.packet_bytes} is less than limits.payload_bytes ({limits.payload_bytes})", "Make it greater."
         )
-    if settings.gateway.workers > 1:
-        yield Problem("gateway.workers", "an embedded store allows one worker only", "Set workers = 1.")
-    embedded = settings.embedded_backend()
-    if embedded is not None and embedded.path == settings.embedded_store().path:
-        yield Problem("store.url", f"store and backend share the file {embedded.path}", "Give each its own path.")
+
+
+def _check_places(settings: Settings) -> Iterator[Problem]:
+    workers, log, store = settings.gateway.workers, settings.embedded_backend(), settings.embedded_store()
+    if workers > 1 and store is not None:
+        yield Problem(
+            "gateway.workers", f"{workers} workers can not share the embedded store", "Set workers = 1, or store.url to a redis:// one."
+        )
+    if workers > 1 and log is not None and store is None:
+        yield Problem(
+            "backend.url",
+            f"each of the {workers} workers would have an embedded log of its own",
+            "Name a RocketMQ, rocketmq://host:9876, or set gateway.workers = 1.",
+        )
+    if log is not None and store is not None and log.path == store.path:
+        yield Problem("store.url", f"store and backend share the file {log.path}", "Give each its own path.")
+    port = settings.http.listen.rpartition(":")[2]
+    if port and port != "0" and int(port) + workers - 1 > 65535:
+        yield Problem("http.listen", f"{workers} workers need the ports from {port} on, up to 65535", "Choose a smaller port.")

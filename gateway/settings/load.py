@@ -144,7 +144,7 @@ def _problem(details: ErrorDetails, origins: Mapping[str, str], path: Path | Non
         return Problem(key, f"is missing{where}", "Add it.")
     message = details["msg"][0].lower() + details["msg"][1:]
     given = details["input"]
-    if isinstance(given, (str, int, float)) and "secret" not in plain and "accounts" not in plain:
+    if isinstance(given, (str, int, float)) and "secret" not in plain and "password" not in plain and "accounts" not in plain:
         message += f", but it is {given!r}"
     return Problem(key, message + where, _default_of(plain))
 

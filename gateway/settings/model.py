@@ -17,6 +17,7 @@ from gateway.settings.values import (
     check_group,
     check_instance,
     check_listen,
+    check_node_id,
     check_optional_topic,
     check_store_url,
     check_topic,
@@ -24,6 +25,7 @@ from gateway.settings.values import (
     check_word,
     fault,
     split_url,
+    take_password,
 )
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -45,12 +47,14 @@ class Section(BaseModel):
 
 class Gateway(Section):
     instance: Annotated[str, AfterValidator(check_instance)] = "default"
-    node_id: Annotated[Word, Field(max_length=64)] = Field(default_factory=socket.gethostname)
+    node_id: Annotated[str, AfterValidator(check_node_id), Field(max_length=64)] = Field(default_factory=socket.gethostname)
     workers: Count = 1
     data_dir: Path = Path("data")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool | None = None  # None: JSON unless stderr is a terminal
     shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 5.0
+    drain_per_second: Quota = 1000  # 0: all at once
+    drain_seconds: Annotated[float, Field(ge=0)] = 60.0
 
     @model_validator(mode="before")
     @classmethod
@@ -69,6 +73,21 @@ class Http(Section):
     listen: Listen = "127.0.0.1:8090"  # empty: off
 
 
+def _with_file(data: Any, name: str) -> Any:
+    """`data` with the secret `name` out of the file that `<name>_file` names."""
+    if not isinstance(data, dict) or not data.get(f"{name}_file"):
+        return data
+    if data.get(name):
+        raise fault(f"{name} and {name}_file are both given", "Give one of them.")
+    path = Path(str(data[f"{name}_file"]))
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise fault(f"{name}_file {path} can not be read ({reason})", "Check the path and that this user may read it.") from None
+    return {**data, name: secret}
+
+
 class _WithSecret(Section):
     secret_key: SecretStr = SecretStr("")
     secret_key_file: Path | None = None
@@ -76,17 +95,7 @@ class _WithSecret(Section):
     @model_validator(mode="before")
     @classmethod
     def _read_secret_file(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not data.get("secret_key_file"):
-            return data
-        if data.get("secret_key"):
-            raise fault("secret_key and secret_key_file are both given", "Give one of them.")
-        path = Path(str(data["secret_key_file"]))
-        try:
-            secret = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise fault(f"secret_key_file {path} can not be read ({reason})", "Check the path and that this user may read it.") from None
-        return {**data, "secret_key": secret}
+        return _with_file(data, "secret_key")
 
     def secret(self) -> str:
         """The secret key in the clear, for signing."""
@@ -105,7 +114,31 @@ class Backend(_WithSecret):
 
 
 class Store(Section):
+    """url: holds no password; one that was given in it is in `password`."""
+
     url: Annotated[str, AfterValidator(check_store_url)] = "sqlite:"
+    password: SecretStr = SecretStr("")
+    password_file: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _password_of_url_or_file(cls, data: Any) -> Any:
+        data = _with_file(data, "password")
+        if not isinstance(data, dict) or not isinstance(data.get("url"), str):
+            return data
+        url, password = take_password(data["url"])
+        if password and data.get("password"):
+            raise fault("the url holds a password, and there is another one beside it", "Give one of them.")
+        return {**data, "url": url, "password": password} if password else data
+
+    @property
+    def shared(self) -> bool:
+        """Other nodes may use it too."""
+        return not self.url.startswith("sqlite:")
+
+    def secret(self) -> str:
+        """The password in the clear, "" without one."""
+        return self.password.get_secret_value()
 
 
 class Bridge(Section):
@@ -211,9 +244,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
 
-    def embedded_store(self) -> Embedded:
-        """For a `sqlite:` store; the default path is data_dir/store.db."""
-        _, place, options = split_url(self.store.url, STORES)
+    def embedded_store(self) -> Embedded | None:
+        """For a `sqlite:` store, else None; the default path is data_dir/store.db."""
+        scheme, place, options = split_url(self.store.url, STORES)
+        if scheme != "sqlite":
+            return None
         return Embedded(Path(place) if place else self.gateway.data_dir / "store.db", options.get("synchronous", "full"))
 
     def embedded_backend(self) -> Embedded | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from pydantic_core import PydanticCustomError
 
@@ -13,7 +13,8 @@ _TOPIC = re.compile(r"[A-Za-z0-9_%|-]{1,127}")  # what RocketMQ accepts as a top
 _INSTANCE = re.compile(r"[A-Za-z0-9_-]{1,32}")  # it becomes part of a consumer group's name
 _WORD = re.compile(r"[!-{}~]{1,127}")  # visible ASCII without "|", which separates tags and the parts of a user name
 BACKENDS = ("local", "rocketmq")
-STORES = ("sqlite",)
+REDIS = ("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+STORES = ("sqlite", *REDIS)
 _SYNCHRONOUS = ("full", "normal")
 
 
@@ -104,7 +105,7 @@ def split_url(url: str, schemes: tuple[str, ...]) -> tuple[str, str, dict[str, s
     scheme, separator, rest = url.partition(":")
     if not separator or scheme not in schemes:
         known = " or ".join(f'"{name}:"' if name in ("local", "sqlite") else f'"{name}://"' for name in schemes)
-        raise fault(f"{url.split('@')[-1]!r} is of an unknown kind", f"It begins with {known}.")
+        raise fault(f"{url.split('@')[-1].partition('?')[0]!r} is of an unknown kind", f"It begins with {known}.")
     place, _, query = rest.partition("?")
     return scheme, place, dict(parse_qsl(query, keep_blank_values=True))
 
@@ -132,6 +133,42 @@ def check_backend_url(url: str) -> str:
     return url
 
 
+def check_node_id(text: str) -> str:
+    if "/" in text:  # the cluster appends "/<incarnation>"
+        raise fault(f'{text!r} contains "/"', 'Use any other visible ASCII characters but "|".')
+    return check_word(text)
+
+
+def take_password(url: str) -> tuple[str, str]:
+    """(the url without its password, the password in the clear or "")."""
+    scheme, separator, rest = url.partition("://")
+    login, at, servers = rest.rpartition("@")
+    user, colon, password = login.partition(":")
+    if scheme not in REDIS or not at or not colon:
+        return url, ""
+    return f"{scheme}{separator}{user + at if user else ''}{servers}", unquote(password)
+
+
 def check_store_url(url: str) -> str:
-    _check_embedded(split_url(url, STORES)[2])
+    """Scheme and servers; the rest is the adapter's affair. No text of the url is told that might be a password."""
+    scheme, place, options = split_url(url, STORES)
+    if scheme == "sqlite":
+        _check_embedded(options)
+        return url
+    if any("password" in name for name in options):
+        raise fault("the url holds a password among its options", "Give it as store.password or store.password_file.")
+    servers, _, path = place.removeprefix("//").rpartition("@")[2].partition("/")
+    form = f"{scheme}://host:port"
+    try:
+        if not place.startswith("//"):
+            raise ValueError(scheme)
+        names = re.split("[,;]", servers)
+        for name in names:
+            address(name if re.search(r":\d+$", name) and not name.endswith("]") else f"{name}:6379")
+    except ValueError:
+        raise fault(f"the {scheme} url names no servers", f'Write "{form}", or several separated by commas.') from None
+    if "+" not in scheme and len(names) > 1:
+        raise fault(f"{scheme}:// names one server, but there are {len(names)}", f"Use {scheme}+sentinel:// or {scheme}+cluster://.")
+    if scheme.endswith("+sentinel") and not path.partition("/")[0]:
+        raise fault("the url does not say which service the sentinels watch", f'Write "{form}/SERVICE", e.g. .../mymaster.')
     return url

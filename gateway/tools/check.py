@@ -72,7 +72,10 @@ def _can_listen(name: str, text: str) -> Health:
 
 
 async def _check_store(settings: Settings, build_store: Callable[[Settings], Store]) -> list[Health]:
-    path = settings.embedded_store().path
+    place = settings.embedded_store()
+    if place is None:
+        return [Health("store", False, f"{settings.store.url} is of a kind that this build does not have", "see store.url")]
+    path = place.path
     if not path.exists():
         return [Health("store", True, f"{path} will be made at the first start")]
     found: list[Health] = []
