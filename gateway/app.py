@@ -8,6 +8,7 @@ import gc
 import resource
 import signal
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import trio
 
@@ -73,54 +74,76 @@ def build_backend(settings: Settings) -> Backend:
     )
 
 
+class Ending(NamedTuple):
+    """How a gateway is told to end. stop: in order; before it listens, at once. hurry: connections are not drained any longer."""
+
+    stop: trio.Event
+    hurry: trio.Event
+
+    @classmethod
+    def never(cls) -> Ending:
+        """Not told yet."""
+        return cls(trio.Event(), trio.Event())
+
+    async def on_signals(self, *numbers: signal.Signals, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The first of these signals stops, the second hurries; further ones change nothing: the end has its deadlines."""
+        with trio.open_signal_receiver(*numbers) as signals:
+            task_status.started()
+            async for number in signals:
+                observe.log.info("signal", name=signal.Signals(number).name)
+                (self.hurry if self.stop.is_set() else self.stop).set()
+
+
+class Sockets(NamedTuple):
+    """What a gateway listens on, when it did not bind it itself. http: None for off."""
+
+    mqtt: list[tcp.Socket]
+    http: tcp.Socket | None
+
+
 async def serve(
-    settings: Settings, *, stop: trio.Event | None = None, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    settings: Settings,
+    *,
+    ending: Ending | None = None,
+    sockets: Sockets | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a gateway until `stop` is set (or SIGINT or SIGTERM comes, when it is None). Raises StartError."""
+    """Run a gateway until `ending` says so (None: SIGINT or SIGTERM). sockets: inherited ones; they are closed. Raises StartError."""
     settings.gateway.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _one_error():
-        listeners = tcp.bind(settings.mqtt.tcp, settings.mqtt.backlog)
+        listeners = tcp.bind(settings.mqtt.tcp, settings.mqtt.backlog) if sockets is None else sockets.mqtt
         try:
-            if stop is not None:
-                await _run(settings, listeners, stop, task_status)
-            else:
-                await _until_signal(settings, listeners, task_status)
+            async with trio.open_nursery() as nursery:
+                if ending is None:
+                    ending = Ending.never()
+                    await nursery.start(ending.on_signals, signal.SIGINT, signal.SIGTERM)
+                await _until_ending(settings, Sockets(listeners, sockets.http if sockets else None), ending, task_status)
+                nursery.cancel_scope.cancel()
         finally:
             for listener in listeners:
                 listener.close()
 
 
-async def _until_signal(settings: Settings, listeners: list[tcp.Socket], task_status: trio.TaskStatus[None]) -> None:
-    """SIGINT or SIGTERM ends the gateway in order; before it listens, at once. A second signal changes nothing: the end has its
-    deadlines."""
-    stop = trio.Event()
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
+async def _until_ending(settings: Settings, sockets: Sockets, ending: Ending, task_status: trio.TaskStatus[None]) -> None:
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as starting:
 
-            async def watch() -> None:
-                async for number in signals:
-                    observe.log.info("signal", name=signal.Signals(number).name)
-                    stop.set()
+            async def give_up() -> None:
+                await ending.stop.wait()
+                starting.cancel()
 
             async def run(*, task_status: trio.TaskStatus[None]) -> None:
-                await _run(settings, listeners, stop, task_status)
+                await _run(settings, sockets, ending, task_status)
                 nursery.cancel_scope.cancel()
 
-            nursery.start_soon(watch)
-            with trio.CancelScope() as starting:
-
-                async def give_up() -> None:
-                    await stop.wait()
-                    starting.cancel()
-
-                nursery.start_soon(give_up)
-                await nursery.start(run)
-            if starting.cancelled_caught:
-                nursery.cancel_scope.cancel()
-            task_status.started()
+            nursery.start_soon(give_up)
+            await nursery.start(run)
+        if starting.cancelled_caught:
+            nursery.cancel_scope.cancel()
+        task_status.started()
 
 
-async def _run(settings: Settings, listeners: list[tcp.Socket], stop: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+async def _run(settings: Settings, sockets: Sockets, ending: Ending, task_status: trio.TaskStatus[None]) -> None:
     _raise_open_files()
     store, backend = build_store(settings), build_backend(settings)
     async with trio.open_nursery() as ports:
@@ -130,12 +153,12 @@ async def _run(settings: Settings, listeners: list[tcp.Socket], stop: trio.Event
             node = Node(settings, backend, store)
             await services.start(node.run)
             if settings.http.listen:
-                await services.start(api.serve_http, settings, node.views)
+                await services.start(api.serve_http, settings, node.views, sockets.http)
             await services.start(api.serve_control, settings, backend)
             flusher = tcp.Flusher(settings.limits.send_timeout_seconds)
             await services.start(flusher.run)
             async with trio.open_nursery() as links:
-                await _accept(settings, listeners, node, flusher, links, stop, task_status)
+                await _accept(settings, sockets.mqtt, node, flusher, links, ending, task_status)
             observe.log.info("stopping")
             await node.drain(DRAIN_SECONDS)
             services.cancel_scope.cancel()
@@ -149,7 +172,7 @@ async def _accept(
     node: Node,
     flusher: tcp.Flusher,
     links: trio.Nursery,
-    stop: trio.Event,
+    ending: Ending,
     task_status: trio.TaskStatus[None],
 ) -> None:
     """Take devices in until the gateway is to stop; then the links have the grace period to end."""
@@ -170,12 +193,14 @@ async def _accept(
         for listener in listeners:
             observe.log.info("listening", address=tcp.peer_name(listener.getsockname()))
         task_status.started()
-        await stop.wait()
+        await ending.stop.wait()
         accepting.cancel_scope.cancel()
     for listener in listeners:
         listener.close()
-    node.kick_all()
-    links.cancel_scope.deadline = trio.current_time() + settings.gateway.shutdown_grace_seconds
+    gateway = settings.gateway
+    links.cancel_scope.deadline = trio.current_time() + gateway.drain_seconds + gateway.shutdown_grace_seconds
+    await node.drain_links(gateway.drain_per_second, gateway.drain_seconds, ending.hurry)
+    links.cancel_scope.deadline = trio.current_time() + gateway.shutdown_grace_seconds
 
 
 def _raise_open_files() -> None:

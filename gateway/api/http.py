@@ -53,16 +53,21 @@ def as_json(server: Health) -> dict[str, object]:
 
 
 async def serve_http(
-    settings: Settings, views: Views, *, task_status: trio.TaskStatus[tuple[str, int] | None] = trio.TASK_STATUS_IGNORED
+    settings: Settings,
+    views: Views,
+    inherited: socket.socket | None = None,
+    *,
+    task_status: trio.TaskStatus[tuple[str, int] | None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled; at once over when `http.listen` is empty. Started with the bound (host, port).
+    """Serve until cancelled; at once over when `http.listen` is empty. inherited: a socket that listens already, for that setting; it is
+    closed. Started with the bound (host, port).
 
     Raises ListenError when the address can't be had.
     """
     if not settings.http.listen:
         task_status.started(None)
         return
-    with _listen(settings.http.listen) as listener:
+    with inherited or _listen(settings.http.listen) as listener:
         task_status.started(listener.getsockname()[:2])
         while True:
             try:

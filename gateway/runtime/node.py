@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import trio
@@ -110,9 +111,26 @@ class Node:
         """One device, until its connection is over."""
         await Link(self._shared, transport).run()
 
-    def kick_all(self) -> None:
-        """The gateway ends: every device is disconnected; its will is published, since it did not say DISCONNECT [MQTT-3.1.2-8]."""
-        for link in list(self._shared.opened):
+    async def drain_links(self, per_second: float = 0, seconds: float = 0, hurry: trio.Event | None = None) -> None:
+        """The gateway ends: every device is disconnected; its will is published, since it did not say DISCONNECT [MQTT-3.1.2-8].
+
+        per_second: how many, 0 for all at once; more where all would not be gone within `seconds`. hurry: set when the rest is to go at
+        once. The order is random, so that no part of a fleet is away at once as a whole.
+        """
+        opened, hurry = self._shared.opened, trio.Event() if hurry is None else hurry
+        waiting = list(opened) if per_second and seconds else []
+        random.shuffle(waiting)
+        rate = max(per_second, len(waiting) / seconds) if waiting else 0.0
+        began, kicked = trio.current_time(), 0
+        while waiting and not hurry.is_set():
+            link = waiting.pop()
+            if link not in opened:  # it went by itself
+                continue
+            link.kick(Reason.SHUTDOWN)
+            kicked += 1
+            with trio.move_on_at(began + kicked / rate):
+                await hurry.wait()
+        for link in list(opened):
             link.kick(Reason.SHUTDOWN)
 
     async def drain(self, seconds: float) -> None:

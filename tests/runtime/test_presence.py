@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from gateway import observe
+from gateway.mqtt.packets import PingReq, PingResp
 from gateway.mqtt.packets import Will as WillFields
 from gateway.ports import Event, Message, OutboxItem, Properties, Refusal, Retained, Will
-from tests.runtime.kit import running
+from tests.runtime.kit import Device, Running, running
 from tests.runtime.scripted import ScriptedBackend, ScriptedStore
 
 
@@ -144,7 +146,7 @@ async def test_shutdown_releases_everybody_impolitely_with_the_will(autojump_clo
         await wait_all_tasks_blocked()
         claim = run.store.of("claim")[0]
         assert claim.will is not None
-        run.node.kick_all()
+        await run.node.drain_links()
         began = trio.current_time()
         await run.node.drain(5)
         assert trio.current_time() - began < 1
@@ -157,10 +159,76 @@ async def test_shutdown_does_not_wait_for_ever(autojump_clock: MockClock) -> Non
     async with running() as run:
         await run.device()
         run.store.failing.add("release")
-        run.node.kick_all()
+        await run.node.drain_links()
         began = trio.current_time()
         await run.node.drain(5)
         assert trio.current_time() - began < 5.1
+
+
+async def crowd(run: Running, number: int = 100) -> list[Device]:
+    return [await run.device(f"dev{i}", clean=True) for i in range(number)]
+
+
+async def test_connections_are_closed_at_a_rate(autojump_clock: MockClock) -> None:
+    async with running() as run:
+        devices = await crowd(run)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run.node.drain_links, 10, 60)
+            for second in range(1, 10):
+                await trio.sleep_until(began + second - 0.05)
+                closed = [device for device in devices if device.closed]
+                assert len(closed) == 10 * second
+            assert closed != devices[: len(closed)]  # in no order that a fleet has
+        assert trio.current_time() - began == pytest.approx(10, abs=0.01)
+        assert all(device.closed for device in devices)
+
+
+async def test_the_rate_is_raised_where_the_time_would_not_do(autojump_clock: MockClock) -> None:
+    async with running() as run:
+        devices = await crowd(run)
+        began = trio.current_time()
+        await run.node.drain_links(10, 4)
+        assert trio.current_time() - began == pytest.approx(4, abs=0.01)
+        assert all(device.closed for device in devices)
+
+
+async def test_who_went_by_himself_costs_no_time(autojump_clock: MockClock) -> None:
+    async with running() as run:
+        devices = await crowd(run)
+        began = trio.current_time()
+        for device in devices[1:]:
+            device.hang_up()
+        await wait_all_tasks_blocked()
+        await run.node.drain_links(10, 60)
+        assert trio.current_time() - began == pytest.approx(0.1, abs=0.01)
+
+
+async def test_a_hurry_closes_the_rest_at_once(autojump_clock: MockClock) -> None:
+    async with running() as run:
+        devices, hurry = await crowd(run), trio.Event()
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run.node.drain_links, 10, 60, hurry)
+            await trio.sleep(2.05)
+            assert sum(device.closed for device in devices) == 21
+            hurry.set()
+        assert trio.current_time() - began == pytest.approx(2.05, abs=0.01)
+        assert all(device.closed for device in devices)
+
+
+async def test_devices_are_served_until_it_is_their_turn(autojump_clock: MockClock) -> None:
+    async with running() as run:
+        devices = await crowd(run, 10)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run.node.drain_links, 1, 60)
+            await trio.sleep(4.5)
+            alive = [device for device in devices if not device.closed]
+            assert len(alive) == 5
+            for device in alive:
+                device.send(PingReq())
+            for device in alive:
+                assert await device.wait(2) == [PingResp()]
 
 
 async def test_consumers_are_closed_at_the_end(autojump_clock: MockClock) -> None:

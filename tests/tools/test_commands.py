@@ -53,18 +53,18 @@ async def gateway(tmp_path: Path, **more: Any) -> AsyncIterator[Settings]:
     accounts = [{"access_key": "ak", "secret_key": "sk", "groups": ["GID_demo"], "publish": ["demo/#"], "subscribe": ["demo/#"]}]
     places = {"gateway.data_dir": str(tmp_path), "mqtt.tcp": f"{HOST}:{free_port()}", "http.listen": f"{HOST}:{free_port()}"}
     settings = load(None, {"accounts": accounts, **places, **more}, {})
-    stop = trio.Event()
+    ending = app.Ending.never()
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
 
             async def serve(*, task_status: trio.TaskStatus[None]) -> None:
-                await app.serve(settings, stop=stop, task_status=task_status)
+                await app.serve(settings, ending=ending, task_status=task_status)
 
             await nursery.start(serve)
             try:
                 yield settings
             finally:
-                stop.set()
+                ending.stop.set()
 
 
 @asynccontextmanager
