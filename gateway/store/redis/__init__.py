@@ -1,0 +1,1 @@
+"""The shared store: Redis, for any number of nodes (docs/decisions/0007-redis-store.md)."""
