@@ -67,6 +67,13 @@ class Keys:
         """HASH: UNIQ_KEY -> source, of finished QoS 2 deliveries."""
         return self.of("rem", client_id)
 
+    def session(self, client_id: str) -> tuple[str, ...]:
+        """All that a transition of the registry may change, in the order in which `lib/session` names them."""
+        shard = shard_of(client_id)
+        kinds = ("c", "w", "s", "i", "q", "fl", "ids", "rem")
+        own = (self.of(kind, client_id) for kind in kinds)
+        return (*own, self.counts(shard), self.outbox(shard), self.left(shard), self.gone(shard), self.subscribed(shard), self.on(shard))
+
     # -- of one shard
 
     def shard(self, kind: str, shard: int) -> str:
