@@ -51,6 +51,8 @@ class Fact(Enum):
     OFFLINE_EXPIRED = ("offline_expired", "info", "Offline messages older than limits.offline_seconds were removed.")
     SESSION_EXPIRED = ("session_expired", "info", "A session without a connection was older than limits.session_seconds and was removed.")
     OUTBOX_OVERFLOW = ("outbox_overflow", "error", "limits.outbox_count was passed; the oldest lifecycle events were lost.")
+    HANDED_OVER = ("handed_over", "debug", "A message was handed over to the node that has its receivers.")
+    NODE_LOST = ("node_lost", "warning", "A node was declared dead, or this one was; what it had is divided among those that live.")
     BACKEND_UNAVAILABLE = ("backend_unavailable", "error", "A server of the backend does not answer; it is tried again.")
     BACKEND_RECOVERED = ("backend_recovered", "info", "A server of the backend answers again.")
     BACKEND_RETRY = ("backend_retry", "warning", "A batch was not stored or its outcome is unknown; it is sent again.")
@@ -136,9 +138,10 @@ def reasons() -> dict[tuple[str, str], int]:
     return {(fact.event, reason): n for fact in Fact for reason, n in _by_reason[fact.index].items()}
 
 
-def configure(level: str = "info", json: bool | None = None, *, burst: int = 1) -> None:
+def configure(level: str = "info", json: bool | None = None, *, burst: int = 1, node: str = "") -> None:
     """Set up the log. level: debug, info, warning or error. json: None = JSON unless stderr is a terminal. burst: how many lines of one
-    fact may be written at once, before the limit of one a second begins. Raises KeyError for an unknown level."""
+    fact may be written at once, before the limit of one a second begins. node: a field of every line, where several processes write to one
+    log. Raises KeyError for an unknown level."""
     global _threshold, _burst
     _threshold = LEVELS[level]
     _burst = burst
@@ -152,6 +155,7 @@ def configure(level: str = "info", json: bool | None = None, *, burst: int = 1) 
     )
     structlog.configure(
         processors=[
+            *([_named(node)] if node else []),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,  # plain: a formatter with local variables would show payloads
@@ -212,6 +216,14 @@ def _count_reason(fact: Fact, reason: Enum | str, n: int) -> None:
     if text not in counts and len(counts) >= _MOST_REASONS:
         text = "other"
     counts[text] = counts.get(text, 0) + n
+
+
+def _named(node: str) -> Callable[[Any, str, MutableMapping[str, Any]], MutableMapping[str, Any]]:
+    def add(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        fields["node"] = node
+        return fields
+
+    return add
 
 
 def _mask(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

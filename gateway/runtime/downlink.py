@@ -4,19 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from gateway import observe
-from gateway.ports import Backend, BackendError, Consumer, Health, Queue, Received, Refusal, Retained, Store, StoreError
+from gateway.ports import Backend, BackendError, Consumer, Health, Place, Queue, Received, Refusal, Retained, Store, StoreError
 from gateway.rules import envelope
 from gateway.runtime.outbound import Outbound
+from gateway.runtime.peers import Peers
 from gateway.runtime.quota import Rate
 from gateway.runtime.router import SLICE_SECONDS, Router
 from gateway.settings import Settings
 
+if TYPE_CHECKING:
+    from gateway.runtime.cluster.company import Company
+
 NARROW_SECONDS = 60.0  # the wider filter goes so long after the last filter that needed it
+CLOSE_SECONDS = 5.0
+BRIDGING_SECONDS = 0.2  # between two looks whether another node has bridged a topic for the first time
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 
 
@@ -25,7 +31,7 @@ class Parent:
     what
     lies before was stored when nobody listened."""
 
-    __slots__ = ("consumer", "idle_since", "lock", "name", "old", "problem", "ready", "wide")
+    __slots__ = ("consumer", "idle_since", "lock", "name", "old", "problem", "ready", "version", "wide")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -33,6 +39,7 @@ class Parent:
         self.ready = trio.Event()
         self.lock = trio.Lock()
         self.wide = False
+        self.version = 0  # in a cluster: of its word on `wide`
         self.idle_since = 0.0
         self.problem: Health | None = None
         self.old: dict[Queue, int] = {}
@@ -41,17 +48,18 @@ class Parent:
 class Downlink:
     """All bridged parents of this node. default_topic: "" or the topic of everything that is not bridged by name."""
 
-    def __init__(self, backend: Backend, store: Store, router: Router, settings: Settings, rate: Rate) -> None:
+    def __init__(self, backend: Backend, store: Store, router: Router, peers: Peers, settings: Settings, rate: Rate) -> None:
         bridge, limits = settings.bridge, settings.limits
         self._backend = backend
         self._store = store
         self._router = router
+        self._peers = peers
         self._rate = rate
+        self.company: Company | None = None  # in a cluster
         self.default_topic = bridge.default_topic
         self._downlink_tag, self._p2p_tag, self._uplink_tag = bridge.downlink_tag, bridge.p2p_tag, bridge.uplink_tag
         self._instance = settings.gateway.instance
         self._group = f"GID_MQTTGW_{settings.gateway.instance}"
-        self._shared_store = not settings.store.url.startswith("sqlite:")
         self._create_queues = settings.backend.create_queues if bridge.create_topics else 0
         self._largest_packet = max(limits.packet_bytes, limits.payload_bytes)
         self._read: dict[Queue, int] = {}  # per queue, up to where devices' messages have come back
@@ -65,14 +73,20 @@ class Downlink:
             async with trio.open_nursery() as nursery:
                 for parent in self.parents.values():
                     nursery.start_soon(self._begin, parent)
-                nursery.start_soon(self._narrow)
+                if self.company is None:
+                    nursery.start_soon(self._narrow)
+                self._peers.watch(self._reassign)
                 task_status.started()
         finally:
-            with trio.move_on_after(5.0, shield=True):
-                async with trio.open_nursery() as closing:
-                    for parent in self.parents.values():
-                        if parent.consumer is not None:
-                            closing.start_soon(parent.consumer.close)
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await self.close()
+
+    async def close(self) -> None:
+        """Consume no more; what is resolved is committed."""
+        async with trio.open_nursery() as closing:
+            for parent in self.parents.values():
+                if parent.consumer is not None:
+                    closing.start_soon(parent.consumer.close)
 
     # ------------------------------------------------------------ parents
 
@@ -111,17 +125,31 @@ class Downlink:
             await self._backend.create_topic(parent.name, self._create_queues)
         await self.alone()
         mark = f"bridged/{self._group}/{parent.name}"
-        if await self._store.mark(mark) is None:
-            await self._backend.commit_end(parent.name, self._group)
-            await self._store.set_mark(mark, "1")
+        while await self._store.mark(mark) is None:
+            if self._peers.owner(mark) == self._peers.node:
+                await self._backend.commit_end(parent.name, self._group)
+                await self._store.set_mark(mark, "1")
+            else:
+                await trio.sleep(BRIDGING_SECONDS)
         # stored sessions may want devices' messages from before this start: wide at once where one listens
-        parent.wide = self._listened(parent)
-        parent.consumer = await self._backend.consume(parent.name, self._tags(parent.wide), self._group, Arrivals(self, parent))
+        owns = None
+        if self.company is None:
+            parent.wide = self._listened(parent)
+        else:
+            parent.wide, parent.version = await self.company.directory.look(parent.name)
+            owns = self._peers.owns_queue
+        parent.consumer = await self._backend.consume(parent.name, self._tags(parent.wide), self._group, Arrivals(self, parent), owns=owns)
+
+    def _reassign(self) -> None:
+        """The nodes that live are others now."""
+        for parent in self.parents.values():
+            if parent.consumer is not None:
+                parent.consumer.reassign()
 
     async def alone(self) -> None:
         """With an embedded store no second gateway may be in this instance: each would take messages from the other (design section 5).
         Raises BackendError."""
-        if self._shared_store:
+        if self._store.cluster is not None:
             return
         others = await self._backend.members(self._group)
         if others:
@@ -149,6 +177,8 @@ class Downlink:
         """Returns when each of `parents` is pulled with devices' own messages: after it a SUBACK may leave."""
         for parent in parents:
             await parent.ready.wait()
+            if self.company is not None:
+                continue  # the index decides (runtime/cluster/breadth.py)
             parent.idle_since = 0.0
             if parent.wide:
                 continue
@@ -158,6 +188,17 @@ class Downlink:
                     await parent.consumer.retag(self._tags(True))
                     await self._age(parent, parent.consumer)
                     parent.wide = True
+
+    async def set_wide(self, parent: Parent, wide: bool, version: int) -> None:
+        """In a cluster: pull `parent` as its word of this version says."""
+        async with parent.lock:
+            if version > parent.version and parent.consumer is not None:
+                if wide != parent.wide:
+                    await parent.consumer.retag(self._tags(wide))
+                    if wide:
+                        await self._age(parent, parent.consumer)
+                    parent.wide = wide
+                parent.version = version
 
     async def _age(self, parent: Parent, consumer: Consumer) -> None:
         """The position of a narrow pull lags behind the end; what lies between is older than the subscription that widens it."""
@@ -209,35 +250,50 @@ class Downlink:
         if messages:
             self._read[messages[0].queue] = messages[-1].offset + 1
         old = parent.old.get(messages[0].queue, 0) if parent.old and messages else 0
+        readable = [(found, received) for received in messages if (found := self._readable(topic, received)) is not None]
+        places: Mapping[str, Place] = {}
+        if self.company is not None:
+            places = await self.company.reach.prepare(topic, [found for found, _ in readable])
         until = trio.current_time() + SLICE_SECONDS
-        for received in messages:
-            if received.tag != self._downlink_tag and received.properties.get(envelope.GATEWAY) != self._instance:
-                continue  # a server app's message with a device's tag, or of another instance: never for devices (contract section 5)
-            found = envelope.downlink(topic, received.tag, received.properties, default_topic=self.default_topic)
-            if isinstance(found, envelope.Unroutable):
-                observe.note(observe.Fact.MESSAGE_UNROUTABLE, reason=found, topic=topic, message_id=received.id)
-            elif len(received.body) > self._largest_packet:
-                observe.note(observe.Fact.MESSAGE_UNROUTABLE, reason="too_large", topic=topic, message_id=received.id)
-            else:
-                if received.offset < old and received.tag == self._uplink_tag:
-                    received.replayed = True
-                await self._deliver(found, received)
-                if trio.current_time() > until:
-                    await trio.lowlevel.checkpoint()
-                    until = trio.current_time() + SLICE_SECONDS
+        for found, received in readable:
+            if received.offset < old and received.tag == self._uplink_tag:
+                received.replayed = True
+            await self._deliver(topic, found, received, places)
+            if trio.current_time() > until:
+                await trio.lowlevel.checkpoint()
+                until = trio.current_time() + SLICE_SECONDS
         if self._rate.limited:
             await self._rate.wait(len(messages))
 
-    async def _deliver(self, found: envelope.Downlink, received: Received) -> None:
+    def _readable(self, topic: str, received: Received) -> envelope.Downlink | None:
+        """The message for devices; None: it is none."""
+        if received.tag != self._downlink_tag and received.properties.get(envelope.GATEWAY) != self._instance:
+            return None  # a server app's message with a device's tag, or of another instance: never for devices (contract section 5)
+        found = envelope.downlink(topic, received.tag, received.properties, default_topic=self.default_topic)
+        if isinstance(found, envelope.Unroutable):
+            observe.note(observe.Fact.MESSAGE_UNROUTABLE, reason=found, topic=topic, message_id=received.id)
+            return None
+        if len(received.body) > self._largest_packet:
+            observe.note(observe.Fact.MESSAGE_UNROUTABLE, reason="too_large", topic=topic, message_id=received.id)
+            return None
+        return found
+
+    async def _deliver(self, topic: str, found: envelope.Downlink, received: Received, places: Mapping[str, Place]) -> None:
         if received.replayed and not found.qos:
             return
         message = Outbound(found.shown, received.body, found.qos, received.id, received.stored_at, received)
+        company = self.company
         if found.p2p:
             message.volatile = not found.sender_persistent
-            self._router.to_one(found.p2p, message)
+            if company is None:
+                self._router.to_one(found.p2p, message)
+            else:
+                company.reach.to_one(found.p2p, message, places)
             return
         if found.retain and received.tag == self._downlink_tag:
             self._retain(found, received)
+        if company is not None:
+            company.reach.fan_out(topic, found.topic, message, received.replayed)
         await self._router.fan_out(found.topic, message, received.replayed)
 
     def _retain(self, found: envelope.Downlink, received: Received) -> None:

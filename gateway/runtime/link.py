@@ -88,6 +88,7 @@ class Link:
         "last",
         "left",
         "mailbox",
+        "node",
         "paused",
         "persistent",
         "polite",
@@ -109,6 +110,7 @@ class Link:
         self.polite = False
         self.reason = Reason.CONNECTION_LOST
         self.claiming = False
+        self.node = ""  # under which name this node made the claim
         self.epoch = 0
         self.subscriber: Subscriber | None = None
         self.mailbox: Mailbox | None = None
@@ -229,6 +231,7 @@ class Link:
         if claimed.inbound:
             self.inlet = Inlet(self, shared, shared.registry.inbound(self.client_id, claimed))
         mailbox = Mailbox(self.client_id, self.persistent, self.transport, shared.bounds, shared.offline, self._overflow)
+        mailbox.epoch = self.epoch
         self.mailbox = mailbox
         self.transport.write(encode.connack(ConnectCode.ACCEPTED, claimed.present, self._connection.level))
         mailbox.resend(claimed.inflight)

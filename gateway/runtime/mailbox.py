@@ -71,6 +71,7 @@ class Mailbox:
         "_wire",
         "client_id",
         "divert",
+        "epoch",
         "inflight",
         "on_stored_done",
         "overflow",
@@ -81,6 +82,7 @@ class Mailbox:
         self.client_id = client_id
         self.persistent = persistent
         self.inflight: dict[int, Entry] | None = None  # in the order of sending [MQTT-4.6.0-1]; made when first needed
+        self.epoch = 0  # of the connection
         self.divert = False  # strict offline order: live messages join the stored backlog
         self.on_stored_done: Callable[[], None] | None = None  # an offline message is acknowledged: paces the batches
         self.overflow = overflow
@@ -168,6 +170,7 @@ class Mailbox:
         self._last_id = packet_id
         inflight[packet_id] = entry
         entry.packet_id = packet_id
+        entry.epoch = self.epoch
         entry.phase = Phase.SENT
         if entry.qos == 2 and self.persistent and not entry.message.volatile:
             if self._unwritten is None:
@@ -261,6 +264,7 @@ class Mailbox:
         now = trio.current_time()
         for item in in_sending_order(waiting):
             entry = stored_entry(item, now)
+            entry.epoch = self.epoch
             if item.packet_id in inflight:
                 continue  # two with one id can't be told apart on the wire [MQTT-2.3.1-4]: this one waits for the next connection
             inflight[item.packet_id] = entry

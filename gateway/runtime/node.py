@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-import time
 
 import trio
 
 from gateway import observe
-from gateway.ports import Backend, BackendError, Refusal, Store
+from gateway.ports import Backend, BackendError, Cluster, Refusal, Store, StoreError
 from gateway.rules.presence import Reason
 from gateway.runtime.access import Access
+from gateway.runtime.cluster.company import Company
 from gateway.runtime.downlink import Downlink
 from gateway.runtime.link import Link, Shared, Transport
 from gateway.runtime.mailbox import Bounds
@@ -32,11 +32,6 @@ BRIDGED_SECONDS = 10.0  # how long devices wait at the start for a backend that 
 NODE_MARK = "node"  # under which name the store's last gateway ran: a container's host name changes
 
 
-def wall_clock() -> int:
-    """ms since 1970."""
-    return time.time_ns() // 1_000_000
-
-
 class Node:
     """settings: complete, with at least one account or anonymous access."""
 
@@ -50,14 +45,14 @@ class Node:
         self._peers = Peers(settings.gateway.node_id)
         self._offline = Offline(store, settings)
         self._router = Router(self._offline)
-        self._downlink = Downlink(backend, store, self._router, settings, rate)
-        uplink = Uplink(backend, store, settings, wall_clock)
-        self._registry = Registry(backend, store, self._router, self._offline, settings, wall_clock)
+        self._downlink = Downlink(backend, store, self._router, self._peers, settings, rate)
+        uplink = Uplink(backend, store, settings, store.clock)
+        self._registry = Registry(backend, store, self._router, self._offline, self._peers, settings, store.clock)
         self._presence = Presence(backend, store, uplink, self._peers, default_group=settings.naming.default_group)
         self._sweeper = Sweeper(
-            self._registry, self._router, self._offline, store, self._downlink, self._peers, limits.push_timeout_seconds, wall_clock
+            self._registry, self._router, self._offline, store, self._downlink, self._peers, limits.push_timeout_seconds, store.clock
         )
-        retaining = Retaining(store, self._offline, wall_clock)
+        retaining = Retaining(store, self._offline, store.clock)
         self._shared = Shared(
             settings=settings,
             access=access,
@@ -65,19 +60,44 @@ class Node:
             router=self._router,
             uplink=uplink,
             offline=self._offline,
-            subscribing=Subscribing(store, self._router, self._downlink, access, retaining, uplink.stored, limits, wall_clock),
+            subscribing=Subscribing(store, self._router, self._downlink, access, retaining, uplink.stored, limits, store.clock),
             rate=rate,
             bounds=Bounds(limits.inflight, limits.mailbox_count, limits.mailbox_bytes, limits.write_buffer_bytes),
             opened=set(),
         )
+        self._company: Company | None = None
+        if store.cluster is not None:
+            self._company = self._found(store.cluster)
         self.views = Views(backend, store, self._registry, self._router, self._downlink, self._shared.opened)
+
+    def _found(self, cluster: Cluster) -> Company:
+        company = Company(
+            cluster,
+            self._store,
+            self._peers,
+            self._settings,
+            router=self._router,
+            offline=self._offline,
+            registry=self._registry,
+            downlink=self._downlink,
+            new_id=self._backend.new_id,
+            lost=self._lost,
+        )
+        self._registry.company = self._downlink.company = company
+        self._sweeper.listening = self._shared.subscribing.listening = company.listening
+        return company
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Started when stored sessions are known and devices may come in. Raises StoreError, BackendError."""
-        await self._recover()
+        if self._company is None:
+            await self._recover()
+        else:
+            await self._company.membership.join()
         async with trio.open_nursery() as nursery:
             await nursery.start(self._offline.run)
             await nursery.start(self._registry.run)
+            if self._company is not None:
+                await nursery.start(self._company.run)
             await nursery.start(self._downlink.run)
             await nursery.start(self._presence.run)
             nursery.start_soon(self._sweeper.run)
@@ -99,13 +119,20 @@ class Node:
         before = await self._store.mark(NODE_MARK)
         gone = 0
         for name in {node, before or node}:
-            gone += await self._store.abandoned(name, wall_clock(), self._backend.new_id)
+            gone += await self._store.abandoned(name, self._store.clock(), self._backend.new_id)
         await self._store.set_mark(NODE_MARK, node)
         async for chunk in self._store.subscriptions():
             for client_id, subscription in chunk:
                 self._router.add(self._router.subscriber(client_id, True), subscription)
         if gone:
             observe.log.warning("connections_of_former_life_released", connections=gone)
+
+    async def _lost(self) -> None:
+        """The others took this node for dead: its devices have to connect again, and nothing is said of them."""
+        for link in list(self._shared.opened):
+            link.kick(Reason.NODE_LOST)
+        while self._shared.opened:
+            await trio.sleep(0.02)
 
     async def serve(self, transport: Transport) -> None:
         """One device, until its connection is over."""
@@ -141,3 +168,9 @@ class Node:
             await self._registry.drain(seconds)
             await self._presence.drain(seconds)
             await self._backend.drain()
+            if self._company is not None:
+                await self._downlink.close()
+                try:
+                    await self._company.membership.leave()
+                except StoreError as error:  # then the others find out by themselves
+                    observe.note(observe.Fact.STORE_FAILED, operation="leave", error=str(error))

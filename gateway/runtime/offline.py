@@ -41,6 +41,8 @@ class Offline:
         self._nursery: trio.Nursery | None = None
         self._failed: deque[Callable[[], None]] = deque()
         self._claiming: dict[str, Watch] = {}
+        # another node has the connection of a session for which something was put; told with its name
+        self.tell: Callable[[str, str], None] = lambda _client_id, _node: None
         self.find: Callable[[str], Mailbox | None] = lambda _client_id: None  # the mailbox of an online client; the router knows
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -71,7 +73,9 @@ class Offline:
                 self._failed.append(lambda: self._keep_late(client_id, entries, then, owner))
                 return
             changed: list[Entry] = []
-            for entry, (position, _owner), before in zip(entries, result, put, strict=True):
+            kept = False
+            for entry, (position, _), before in zip(entries, result, put, strict=True):
+                kept = kept or position != 0
                 entry.storing = False
                 entry.position = position or entry.position
                 entry.release()
@@ -83,6 +87,8 @@ class Offline:
                     then(entry, bool(position))
             if changed:
                 self.keep(client_id, changed, None, owner)
+            if kept and result[-1].owner and self.find(client_id) is None:
+                self.tell(client_id, result[-1].owner)
 
         observe.count(observe.Fact.OFFLINE_STORED, len(entries))
         self._store.offline_put([waiting_of(client_id, entry) for entry in entries], done)
@@ -135,10 +141,12 @@ class Offline:
                 self._failed.append(lambda: self._put_absent(waiting, message))
                 return
             observe.count(observe.Fact.OFFLINE_STORED, sum(1 for position, _owner in result if position))
-            for item in waiting:
+            for item, (_, node) in zip(waiting, result, strict=True):
                 mailbox = self.find(item.client_id)
                 if mailbox is not None:  # the device has come meanwhile
                     self.feed(mailbox)
+                elif node:
+                    self.tell(item.client_id, node)
             if message.received is not None:
                 message.received.release()
 
@@ -162,6 +170,15 @@ class Offline:
         self.keep(mailbox.client_id, [entry], lambda _entry, _kept: self.feed(mailbox), mailbox)
 
     # ------------------------------------------------------------ bringing
+
+    def arrived(self, client_id: str) -> None:
+        """Another node has put something for this session: it was live there, so it does not wait for the next batch."""
+        watch = self._claiming.get(client_id)
+        if watch is not None:
+            watch.touched = True
+        mailbox = self.find(client_id)
+        if mailbox is not None:
+            self.feed(mailbox, hurry=True)
 
     def watch(self, client_id: str) -> Watch:
         """Its session is about to be claimed: what is put from now on may be missing in the backlog that the claim counts."""

@@ -11,7 +11,7 @@ ENTRY_BYTES = 200  # what a queued message costs beside its payload
 class Outbound:
     """A message on its way to any number of clients; its packets are encoded once. topic: as the device sees it."""
 
-    __slots__ = ("_head1", "_head2", "_packet0", "id", "payload", "qos", "received", "retain", "stored_at", "topic", "volatile")
+    __slots__ = ("_head1", "_head2", "_packet0", "alone", "id", "payload", "qos", "received", "retain", "stored_at", "topic", "volatile")
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class Outbound:
         self.received = received  # held while a persistent session has not answered; None when the message is safe in the store
         self.retain = retain  # the RETAIN flag of the packet, not of the sender's [MQTT-3.3.1-9]
         self.volatile = volatile  # never kept offline (P2P of a clean sender, contract section 5)
+        self.alone = False  # only one client is to get it
         self._packet0 = b""
         self._head1 = b""
         self._head2 = b""
@@ -62,15 +63,17 @@ class Outbound:
 
 
 class Entry:
-    """One message in one mailbox. entered: monotonic seconds. position: its place in the offline store, 0 when it isn't there."""
+    """One message in one mailbox. entered: monotonic seconds. position: its place in the offline store, 0 when it isn't there. epoch: of
+    the connection that gave it its packet id."""
 
-    __slots__ = ("entered", "finished", "holding", "message", "packet_id", "phase", "position", "qos", "storing")
+    __slots__ = ("entered", "epoch", "finished", "holding", "message", "packet_id", "phase", "position", "qos", "storing")
 
     def __init__(self, message: Outbound, qos: int, entered: float) -> None:
         self.message = message
         self.qos = qos
         self.entered = entered
         self.packet_id = 0
+        self.epoch = 0
         self.phase = Phase.WAITING
         self.position = 0
         self.holding = False
@@ -97,6 +100,8 @@ def waiting_of(client_id: str, entry: Entry) -> Waiting:
         position=entry.position,
         source=message.source() if entry.qos == 2 else None,
         retain=message.retain,
+        epoch=entry.epoch,
+        alone=message.alone,
     )
 
 

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway import observe
-from gateway.ports import Backend, Claim, Claimed, Release, Store, StoreError, Will
+from gateway.ports import Backend, Claim, Claimed, Owned, Release, Store, StoreError, Will
 from gateway.rules.presence import Reason
 from gateway.runtime.inlet import Inbound
 from gateway.runtime.offline import Offline, Watch
+from gateway.runtime.peers import Peers
 from gateway.runtime.router import Router, Subscriber
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
+    from gateway.runtime.cluster.company import Company
     from gateway.runtime.link import Link
 
 RETRY_SECONDS = 1.0
+TAKE_SECONDS = 0.02  # between two looks whether another node has let a session go
 LEAVE_SECONDS = 5.0  # at the end: how long the last releases may take
 
 
@@ -27,13 +30,21 @@ class Registry:
     """now: ms since 1970. links: by Client ID, those that are accepted."""
 
     def __init__(
-        self, backend: Backend, store: Store, router: Router, offline: Offline, settings: Settings, now: Callable[[], int]
+        self,
+        backend: Backend,
+        store: Store,
+        router: Router,
+        offline: Offline,
+        peers: Peers,
+        settings: Settings,
+        now: Callable[[], int],
     ) -> None:
         self._backend = backend
         self._store = store
         self._router = router
         self._offline = offline
-        self._node = settings.gateway.node_id
+        self._peers = peers
+        self.company: Company | None = None  # in a cluster
         self._takeover = settings.limits.takeover_seconds
         self._now = now
         self._claiming: dict[str, trio.Lock] = {}
@@ -76,26 +87,47 @@ class Registry:
         client_id = link.client_id
         claim = Claim(
             client_id=client_id,
-            node=self._node,
+            node=self._peers.node,
             channel_id=link.channel_id,
             client_ip=link.client_ip,
             persistent=link.persistent,
             will=will,
             now=self._now(),
             event_ids=(self._backend.new_id(), self._backend.new_id()),
+            gentle=self.company is not None,
         )
+        link.node = claim.node
         watch = self._offline.watch(client_id)
         link.claiming = True  # from here on the store may name this channel, whatever happens to the task
         try:
-            claimed = await self._store.claim(claim)
-            assert isinstance(claimed, Claimed), "a claim that is not gentle takes the session"
+            claimed = await self._take(claim)
         except BaseException:
             self._offline.unwatch(client_id, watch)
             raise
         link.epoch = claimed.epoch
         self.links[client_id] = link
         link.subscriber = self._subscriber(link, claimed)
+        if self.company is not None:
+            self.company.listening.forget(client_id, True, claimed.dropped)
+            if link.persistent:
+                self.company.listening.moved(client_id, claim.node, claimed.subscriptions)
         return claimed, watch
+
+    async def _take(self, claim: Claim) -> Claimed:
+        """Another node's connection has a moment to hand over what it holds, then the session is taken [MQTT-3.1.4-2].
+        Raises StoreError."""
+        deadline = trio.current_time() + self._takeover
+        asked = ""
+        while isinstance(found := await self._store.claim(claim), Owned):
+            assert self.company is not None
+            if found.node not in self._peers.live or trio.current_time() > deadline:
+                claim.gentle = False
+            elif found.channel_id != asked:
+                asked = found.channel_id
+                observe.note(observe.Fact.TAKEN_OVER, client_id=claim.client_id, channel_id=asked, node=found.node)
+                self.company.take(found.node, claim.client_id, asked)
+            await trio.sleep(TAKE_SECONDS)
+        return found
 
     async def _take_over(self, client_id: str) -> None:
         old = self.links.get(client_id)
@@ -161,7 +193,13 @@ class Registry:
             if kept:
                 keeping.left = len(kept)
                 self._offline.keep(client_id, kept, keeping)
-        if subscriber is not None and not link.persistent and self._router.subscribers.get(client_id) is subscriber:
+        here = subscriber is not None and self._router.subscribers.get(client_id) is subscriber
+        if subscriber is not None and here and self.company is not None:
+            if link.persistent:
+                self.company.listening.moved(client_id, "", subscriber.subscriptions.values())
+            else:
+                self.company.listening.forget(client_id, False, subscriber.subscriptions)
+        if here and not (link.persistent and self.company is None):
             self._router.forget(client_id)
         assert self._nursery is not None
         self._leaving += 1
@@ -173,7 +211,7 @@ class Registry:
             client_id=link.client_id,
             epoch=link.epoch,
             channel_id=link.channel_id,
-            node=self._node,
+            node=link.node,
             polite=link.polite,
             reason=link.reason.value,
             now=self._now(),

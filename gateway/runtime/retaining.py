@@ -31,7 +31,7 @@ class Retaining:
     async def find(self, subscriptions: Iterable[Subscription]) -> Found:
         """The retained messages that match each of `subscriptions`. Raises StoreError."""
         found: Found = []
-        if not self._store.stats().retained:
+        if self._store.cluster is None and not self._store.stats().retained:
             return found
         for subscription in subscriptions:
             filter = subscription.filter

@@ -99,9 +99,9 @@ class Router:
 
     # ------------------------------------------------------------ messages
 
-    async def fan_out(self, topic: str, message: Outbound, replayed: bool) -> None:
+    async def fan_out(self, topic: str, message: Outbound, replayed: bool, *, fleet: bool = False) -> None:
         """To every matching subscription: once per client, at the greatest of its QoS [MQTT-3.3.5-1]. A re-read message is never sent at
-        QoS 0, and only to subscriptions older than it (design section 4)."""
+        QoS 0, and only to subscriptions older than it (design section 4). fleet: to clean sessions only."""
         leaves = self._tree.match(topic)
         if not leaves:
             return
@@ -111,7 +111,10 @@ class Router:
             targets = self._newcomers.without(targets, topic, received.queue, received.offset, trio.current_time())
         if replayed:
             targets = self._older(targets, topic, message)
+        if fleet:
+            targets = {subscriber: qos for subscriber, qos in targets.items() if not subscriber.persistent}
         limit = message.qos
+        message.alone = len(targets) == 1
         absent: list[tuple[str, int]] = []
         if len(targets) > WIDE:
             await self._wide(list(targets.items()), message, absent)
@@ -155,6 +158,7 @@ class Router:
         """P2P: to that client, which needs no subscription. Kept offline if and only if the sender was persistent and the receiver has a
         stored
         session (contract section 5)."""
+        message.alone = True
         mailbox = self.mailbox_of(client_id)
         if mailbox is not None:
             mailbox.deliver(message, message.qos)

@@ -17,6 +17,7 @@ from gateway.rules import envelope
 from gateway.rules.presence import Reason
 from gateway.runtime.access import Access
 from gateway.runtime.awaiting import call
+from gateway.runtime.cluster.listening import Listening
 from gateway.runtime.downlink import Downlink
 from gateway.runtime.retaining import Retaining
 from gateway.runtime.router import Router
@@ -52,6 +53,7 @@ class Subscribing:
         self._per_client = limits.subscriptions_per_client
         self._instance = limits.subscriptions
         self._now = now
+        self.listening: Listening | None = None  # in a cluster
 
     async def subscribe(self, link: Link, packet: Subscribe) -> None:
         """Grant what may be granted; SUBACK, then the retained messages [MQTT-3.8.4-1], [MQTT-3.3.1-6]."""
@@ -71,12 +73,18 @@ class Subscribing:
             for one in kept:
                 old = subscriber.subscriptions.get(one)  # it goes on: what was stored since it was made is still for it
                 granted[one] = Subscription(one, qos, old.since if old is not None else self._now())
-        if granted and link.persistent:
+        new = granted.keys() - subscriber.subscriptions.keys()
+        if granted:
             try:
-                await call(partial(self._store.subscribe, link.client_id, link.epoch, list(granted.values())))
+                if link.persistent:
+                    await call(partial(self._store.subscribe, link.client_id, link.epoch, list(granted.values())))
+                if self.listening is not None:
+                    await self.listening.begin(link.client_id, link.persistent, granted.values(), new)
             except StoreError as error:
                 self._failed(link, "subscribe", error)
                 return
+            if mailbox.ended and self.listening is not None and not link.persistent:
+                self.listening.forget(link.client_id, False, new)
         mailbox.gather()  # live messages of the new subscriptions wait until the retained ones are queued (design section 5)
         try:
             if not mailbox.ended:
@@ -146,6 +154,16 @@ class Subscribing:
         for filter in packet.filters:
             if filter not in subscriber.subscriptions:
                 filters += self._readable(link, filter)
+        if self.listening is not None:
+            mine = [each for each in filters if each in subscriber.subscriptions]
+            if not link.persistent:
+                for filter in mine:
+                    self._router.remove(subscriber, filter)
+            try:
+                await self.listening.end(link.client_id, link.persistent, mine)
+            except StoreError as error:
+                self._failed(link, "unsubscribe", error)
+                return
         if link.persistent:
             try:
                 await call(partial(self._store.unsubscribe, link.client_id, link.epoch, filters))

@@ -9,6 +9,7 @@ import trio
 from gateway import observe
 from gateway.ports import Queue, Store, StoreError
 from gateway.rules.presence import Reason
+from gateway.runtime.cluster.listening import Listening
 from gateway.runtime.downlink import Downlink
 from gateway.runtime.offline import Offline
 from gateway.runtime.peers import Peers
@@ -42,6 +43,7 @@ class Sweeper:
         self._peers = peers
         self._push_timeout = push_timeout
         self._now = now
+        self.listening: Listening | None = None  # in a cluster
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -69,9 +71,11 @@ class Sweeper:
             except StoreError as error:
                 observe.note(observe.Fact.STORE_FAILED, operation="expire", error=str(error))
                 continue
-            for client_id in expired.sessions:
+            for client_id, filters in expired.sessions.items():
                 if client_id not in self._registry.links:
                     self._router.forget(client_id)
+                    if self.listening is not None:
+                        self.listening.forget(client_id, True, filters)
             if expired.sessions:
                 observe.note(observe.Fact.SESSION_EXPIRED, n=len(expired.sessions))
             if expired.offline:

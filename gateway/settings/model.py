@@ -210,6 +210,11 @@ class Limits(Section):
     takeover_seconds: Seconds = 2.0
 
 
+class Cluster(Section):
+    beat_seconds: Annotated[float, Field(gt=0)] = 3.0
+    patience_seconds: Annotated[float, Field(gt=0)] = 10.0
+
+
 class Offline(Section):
     order: Literal["live_first", "strict"] = "live_first"
 
@@ -236,6 +241,7 @@ class Settings(BaseSettings):
     auth: Auth = Auth()
     accounts: list[Account] = []
     limits: Limits = Limits()
+    cluster: Cluster = Cluster()
     offline: Offline = Offline()
 
     @classmethod

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -188,3 +189,8 @@ async def running(
             yield Running(node, store, backend, links)
             links.cancel_scope.cancel()
         services.cancel_scope.cancel()
+
+
+def wall_clock() -> int:
+    """ms since 1970."""
+    return time.time_ns() // 1_000_000

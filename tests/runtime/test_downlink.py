@@ -11,8 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from gateway import observe
 from gateway.mqtt.packets import PingReq, PingResp, Publish, SubAck, Subscribe, Unsubscribe
 from gateway.ports import Queue, Refusal, Retained, Subscription
-from gateway.runtime.node import wall_clock
-from tests.runtime.kit import running
+from tests.runtime.kit import running, wall_clock
 from tests.runtime.scripted import ScriptedBackend
 
 NARROW = frozenset({"MQ2MQTT", "MQTTP2P"})

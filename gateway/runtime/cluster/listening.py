@@ -1,0 +1,97 @@
+"""What this node tells the index: which of its clients listen to what, and where their sessions are (design section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gateway import observe
+from gateway.ports import Cluster, StoreError, Subscription, Wide
+from gateway.ports.cluster import Entry
+from gateway.runtime.awaiting import call
+from gateway.runtime.cluster.breadth import Breadth
+from gateway.runtime.peers import Peers
+
+if TYPE_CHECKING:
+    from gateway.runtime.downlink import Parent
+
+Touched = Callable[[str], "list[Parent]"]
+
+
+class Listening:
+    """touched: the parents below which a filter can match. Clean sessions are the index's as one fleet of this node: counted here."""
+
+    def __init__(self, cluster: Cluster, peers: Peers, breadth: Breadth, touched: Touched) -> None:
+        self._cluster = cluster
+        self._peers = peers
+        self._breadth = breadth
+        self._touched = touched
+        self._fleet: dict[str, int] = {}  # by filter: how many clean sessions of this node have it
+
+    async def begin(self, client_id: str, persistent: bool, subscriptions: Iterable[Subscription], new: Iterable[str]) -> None:
+        """After it every node finds the subscriptions, and pulls what they need. new: filters that the client did not have before.
+        Raises StoreError."""
+        new = set(new)
+        node = self._peers.node
+        asked: dict[str, tuple[Parent, list[tuple[str, Entry]]]] = {}
+        for each in subscriptions:
+            if not persistent and each.filter in new:
+                self._fleet[each.filter] = self._fleet.get(each.filter, 0) + 1
+            entry = Entry(client_id, node, each.qos, each.since) if persistent else Entry("", node)
+            for parent in self._touched(each.filter):
+                asked.setdefault(parent.name, (parent, []))[1].append((each.filter, entry))
+        found: list[tuple[Parent, Wide]] = []
+        try:
+            for parent, entries in asked.values():
+                found.append((parent, await call(partial(self._cluster.index, parent.name, entries, []))))
+            await self._breadth.everywhere(found)
+        except BaseException:
+            if not persistent:
+                self.forget(client_id, False, new)
+            raise
+
+    def moved(self, client_id: str, node: str, subscriptions: Iterable[Subscription]) -> None:
+        """A stored session's connection is on `node` now, "" for nowhere. A hint: a message that follows an old one finds its way."""
+        by_parent: dict[str, list[tuple[str, Entry]]] = {}
+        for each in subscriptions:
+            for parent in self._touched(each.filter):
+                by_parent.setdefault(parent.name, []).append((each.filter, Entry(client_id, node, each.qos, each.since)))
+        for name, entries in by_parent.items():
+            self._cluster.index(name, entries, [], _noted)
+
+    async def end(self, client_id: str, persistent: bool, filters: Iterable[str]) -> None:
+        """The client unsubscribes. Raises StoreError."""
+        for name, entries in self._removed(client_id, persistent, filters).items():
+            await call(partial(self._cluster.index, name, [], entries))
+
+    def forget(self, client_id: str, persistent: bool, filters: Iterable[str]) -> None:
+        """The session is gone with its subscriptions."""
+        for name, entries in self._removed(client_id, persistent, filters).items():
+            self._cluster.index(name, [], entries, _noted)
+
+    def rejoined(self) -> None:
+        """Nothing of the fleet is left: this node lives under another name."""
+        self._fleet.clear()
+
+    def _removed(self, client_id: str, persistent: bool, filters: Iterable[str]) -> dict[str, list[tuple[str, Entry]]]:
+        found: dict[str, list[tuple[str, Entry]]] = {}
+        for filter in filters:
+            if not persistent and not self._leave_fleet(filter):
+                continue
+            entry = Entry(client_id, "") if persistent else Entry("", self._peers.node)
+            for parent in self._touched(filter):
+                found.setdefault(parent.name, []).append((filter, entry))
+        return found
+
+    def _leave_fleet(self, filter: str) -> bool:
+        """Whether it was the last one."""
+        left = self._fleet.pop(filter, 0) - 1
+        if left > 0:
+            self._fleet[filter] = left
+        return left == 0
+
+
+def _noted(result: Any) -> None:
+    if isinstance(result, StoreError):
+        observe.note(observe.Fact.STORE_FAILED, operation="index", error=str(result))
