@@ -62,6 +62,7 @@ class Downlink:
         self._group = f"GID_MQTTGW_{settings.gateway.instance}"
         self._create_queues = settings.backend.create_queues if bridge.create_topics else 0
         self._largest_packet = max(limits.packet_bytes, limits.payload_bytes)
+        self.assigned: set[Queue] = set()  # what this node reads
         self._read: dict[Queue, int] = {}  # per queue, up to where devices' messages have come back
         self.bridged = frozenset(bridge.topics)
         names = dict.fromkeys([*bridge.topics, *([bridge.default_topic] if bridge.default_topic else [])])
@@ -324,9 +325,11 @@ class Arrivals:
         self._parent = parent
 
     def assigned(self, queue: Queue, position: int) -> None:
+        self._downlink.assigned.add(queue)
         observe.log.debug("queue_assigned", queue=f"{queue.topic}/{queue.broker}/{queue.id}", position=position)
 
     def revoked(self, queue: Queue) -> None:
+        self._downlink.assigned.discard(queue)
         observe.log.debug("queue_revoked", queue=f"{queue.topic}/{queue.broker}/{queue.id}")
 
     async def received(self, messages: list[Received]) -> None:

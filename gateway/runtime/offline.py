@@ -56,6 +56,10 @@ class Offline:
                 for again in failed:
                     again()
 
+    def later(self, again: Callable[[], None]) -> None:
+        """Do it once more, a moment from now."""
+        self._failed.append(again)
+
     # ------------------------------------------------------------ keeping
 
     def keep(

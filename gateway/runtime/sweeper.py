@@ -88,15 +88,30 @@ class Sweeper:
             await trio.sleep(FORGET_SECONDS)
             now: dict[Queue, int] = {}
             try:
+                if self._store.cluster is not None:
+                    for queue in list(self._downlink.assigned):
+                        await self._store.set_mark(_mark(queue), str(self._downlink.committed(queue)))
                 async for chunk in self._store.remembered(self._peers.shards(self._store.shards)):
                     over = [(client_id, key) for client_id, key, queue, offset in chunk if before.get(queue, -1) > offset]
                     for *_, queue, _offset in chunk:
-                        now[queue] = self._downlink.committed(queue)
+                        if queue not in now:
+                            now[queue] = await self._committed(queue)
                     if over:
                         self._store.forget(over, _ignore)
             except StoreError as error:
                 observe.note(observe.Fact.STORE_FAILED, operation="forget", error=str(error))
             before = now
+
+    async def _committed(self, queue: Queue) -> int:
+        """What is committed, also of a queue that another node reads; -1: not known."""
+        offset = self._downlink.committed(queue)
+        if offset < 0 and self._store.cluster is not None:
+            offset = int(await self._store.mark(_mark(queue)) or -1)
+        return offset
+
+
+def _mark(queue: Queue) -> str:
+    return f"committed/{queue.topic}/{queue.broker}/{queue.id}"
 
 
 def _ignore(_result: object) -> None:

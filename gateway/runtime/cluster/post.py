@@ -19,7 +19,8 @@ Settle = Callable[[], None]
 
 
 class Post:
-    """open: what a parcel means; it is called for each in order, with what is to be called when the parcel may be removed."""
+    """open: what a parcel means; it is called for each in order, with what is to be called when the parcel may be removed, and whether it
+    was sent to this node (not to one that died)."""
 
     def __init__(self, cluster: Cluster, peers: Peers) -> None:
         self._cluster = cluster
@@ -28,7 +29,7 @@ class Post:
         self._settled: dict[str, list[str]] = {}  # by inbox
         self._unsettled: dict[str, int] = {}  # by inbox
         self._lot = trio.lowlevel.ParkingLot()
-        self.open: Callable[[Parcel, Settle], Awaitable[None]]
+        self.open: Callable[[Parcel, Settle, bool], Awaitable[None]]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
@@ -80,7 +81,7 @@ class Post:
         last = ""
         for last, parcel in await self._cluster.inbox(inbox, after, CHUNK):
             try:
-                await self.open(parcel, self._settle(inbox, last))
+                await self.open(parcel, self._settle(inbox, last), inbox == self._peers.node)
             except Exception:  # noqa: BLE001 - logged with its traceback; one parcel can not stop the others
                 observe.note(observe.Fact.INTERNAL_ERROR, where="parcel", kind=str(parcel.head.get("kind")), exc_info=True)
         return last

@@ -42,7 +42,6 @@ class Reach:
         self._router = router
         self._offline = offline
         self._registry = registry
-        self._places: Mapping[str, Place] = {}
         self.looked: Callable[[str], None] = lambda _parent: None
         post.open = self.opened
         offline.tell = self.tell
@@ -130,17 +129,22 @@ class Reach:
 
     def tell(self, client_id: str, owner: str) -> None:
         """Something was put for a session whose connection `owner` has."""
-        if owner != self._peers.node and owner in self._peers.live:
-            self._post.send(owner, parcels.feed(client_id))
+
+        def sent(there: bool) -> None:
+            if not there and owner in self._peers.live:  # a dead one's sessions are claimed, and then it is found
+                self._offline.later(lambda: self.tell(client_id, owner))
+
+        if owner != self._peers.node:
+            self._post.send(owner, parcels.feed(client_id), sent)
 
     # ------------------------------------------------------------ in
 
-    async def opened(self, parcel: Parcel, settle: Settle) -> None:
-        """A parcel of another node (or of one that died, whose heir this node is)."""
+    async def opened(self, parcel: Parcel, settle: Settle, ours: bool) -> None:
+        """A parcel of another node. ours: it was sent to this node, not to one that died and whose heir this is."""
         head: Mapping[str, Any] = parcel.head
         kind = head["kind"]
         if kind == Kind.MESSAGE:
-            await self._arrived(parcel, settle)
+            await self._arrived(parcel, settle, ours)
             return
         if kind == Kind.FEED:
             self._offline.arrived(head["client"])
@@ -153,7 +157,7 @@ class Reach:
             self.looked(head["parent"])
         settle()
 
-    async def _arrived(self, parcel: Parcel, settle: Settle) -> None:
+    async def _arrived(self, parcel: Parcel, settle: Settle, ours: bool) -> None:
         carried = parcels.unpack(parcel, settle)
         message = carried.message
         received = message.received
@@ -170,6 +174,6 @@ class Reach:
                 observe.count(observe.Fact.MESSAGE_DROPPED, reason="receiver_offline")
         if away:
             self._offline.keep_absent(away, message)
-        if carried.fleet:
+        if carried.fleet and ours:  # a dead node's clean sessions died with it
             await self._router.fan_out(carried.topic, message, carried.replayed, fleet=True)
         received.release()
