@@ -49,6 +49,12 @@ class Fact(Enum):
     OFFLINE_STORED = ("offline_stored", "debug", "A message was kept for a session that has no connection or is behind.")
     OFFLINE_OVERFLOW = ("offline_overflow", "warning", "limits.offline_count was passed; the oldest offline messages were removed.")
     OFFLINE_EXPIRED = ("offline_expired", "info", "Offline messages older than limits.offline_seconds were removed.")
+    OFFLINE_REQUESTED = ("offline_requested", "debug", "A device asked for its offline messages.")
+    OFFLINE_REQUEST_IGNORED = (
+        "offline_request_ignored",
+        "warning",
+        "A request for offline messages was acknowledged and ignored; the reason says why.",
+    )
     SESSION_EXPIRED = ("session_expired", "info", "A session without a connection was older than limits.session_seconds and was removed.")
     OUTBOX_OVERFLOW = ("outbox_overflow", "error", "limits.outbox_count was passed; the oldest lifecycle events were lost.")
     HANDED_OVER = ("handed_over", "debug", "A message was handed over to the node that has its receivers.")

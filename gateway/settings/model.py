@@ -203,6 +203,8 @@ class Limits(Section):
     connect_timeout_seconds: Seconds = 10.0
     offline_batch: Count = 30
     offline_interval_seconds: Seconds = 1.0
+    pull_count: Count = 30
+    pull_per_second: Count = 5
     embedded_retention_seconds: Count = 3 * DAY
     embedded_retention_bytes: Count = GIB
     write_buffer_bytes: Count = 8 * MIB
@@ -217,6 +219,8 @@ class Cluster(Section):
 
 class Offline(Section):
     order: Literal["live_first", "strict"] = "live_first"
+    first_batch: Literal["at_once", "after_first_period"] = "at_once"
+    first_period_seconds: Seconds = 60.0
 
 
 class Embedded(NamedTuple):
