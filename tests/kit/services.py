@@ -10,6 +10,7 @@ Registered as a plugin by `tests/conftest.py`. Starting takes seconds: inside a 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import shutil
@@ -70,15 +71,26 @@ def _clusters() -> Iterator[StartRocketMQ]:
         yield start
 
 
-@pytest.fixture(scope="session")
-def rocketmq() -> RocketMQ:
-    """The RocketMQ that `make services` runs, started when it doesn't run. It stays for the next run; `make services-stop` ends it."""
+def _ensure(kind: str) -> None:
     # by a process of its own: servers that outlive this one are not its children
-    command = [sys.executable, services.__file__, "start", "--only", "rocketmq"]
+    command = [sys.executable, services.__file__, "start", "--only", kind]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     if done.returncode:
         raise services.ServiceError(done.stderr)
+
+
+@pytest.fixture(scope="session")
+def rocketmq() -> RocketMQ:
+    """The RocketMQ that `make services` runs, started when it doesn't run. It stays for the next run; `make services-stop` ends it."""
+    _ensure("rocketmq")
     return services.shared_rocketmq()
+
+
+@functools.cache
+def shared_redis() -> Redis:
+    """The Redis that `make services` runs, started when it doesn't run. Use a key prefix of your own; it stays for the next run."""
+    _ensure("redis")
+    return Redis.at(services.ROOT / "redis")
 
 
 @pytest.fixture
@@ -95,13 +107,20 @@ def rocketmq_cluster_of_module() -> Iterator[StartRocketMQ]:
         yield start
 
 
-@pytest.fixture
-def redis() -> Iterator[Redis]:
-    """An empty Redis of this test, with `appendfsync always`: kill it, restart it."""
+@contextmanager
+def own_redis() -> Iterator[Redis]:
+    """An empty Redis with `appendfsync always`."""
     with _own_home("redis") as home:
         server = Redis.started(home)
         yield server
         server.kill()
+
+
+@pytest.fixture
+def redis() -> Iterator[Redis]:
+    """An empty Redis of this test, with `appendfsync always`: kill it, restart it."""
+    with own_redis() as server:
+        yield server
 
 
 @pytest.fixture
