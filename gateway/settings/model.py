@@ -24,6 +24,7 @@ from gateway.settings.values import (
     check_topic_filter,
     check_word,
     fault,
+    give_password,
     split_url,
     take_password,
 )
@@ -139,6 +140,10 @@ class Store(Section):
     def secret(self) -> str:
         """The password in the clear, "" without one."""
         return self.password.get_secret_value()
+
+    def url_with_password(self) -> str:
+        """For the store alone: it is in the clear."""
+        return give_password(self.url, self.secret())
 
 
 class Bridge(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from pydantic_core import PydanticCustomError
 
@@ -147,6 +147,15 @@ def take_password(url: str) -> tuple[str, str]:
     if scheme not in REDIS or not at or not colon:
         return url, ""
     return f"{scheme}{separator}{user + at if user else ''}{servers}", unquote(password)
+
+
+def give_password(url: str, password: str) -> str:
+    """The reverse of `take_password`."""
+    scheme, separator, rest = url.partition("://")
+    if not password:
+        return url
+    user, _, servers = rest.rpartition("@")
+    return f"{scheme}{separator}{user}:{quote(password, safe='')}@{servers}"
 
 
 def check_store_url(url: str) -> str:
