@@ -160,7 +160,7 @@ class Inlet(Acknowledging):
         """Where the topic leads, after its checks; None: answered or refused."""
         access, link, topic = self._shared.access, self._link, packet.topic
         if topic.startswith("$"):
-            system_topics.publish(link, self, packet)
+            system_topics.publish(link, self, self._shared.offline.pulling, packet)
             self._answer(packet)
             return None
         path = self._uplink.path(topic, link.client_id, not link.persistent)

@@ -245,7 +245,7 @@ class Link:
             persistent=self.persistent,
         )
         if self.persistent:
-            await shared.offline.start(mailbox, claimed.backlog, watch)
+            await shared.offline.start(mailbox, claimed.backlog, watch, self._connection.keep_alive)
 
     def _refuse(self, refused: Refused, client_id: str) -> bool:
         self.reason = refused.reason

@@ -18,6 +18,7 @@ from gateway.mqtt import encode
 from gateway.mqtt.inflight import next_free
 from gateway.ports import Phase, Waiting
 from gateway.runtime.outbound import ENTRY_BYTES, Entry, Outbound, stored_entry
+from gateway.runtime.pulling import Asking
 
 PACKET_IDS = 65535
 
@@ -69,6 +70,7 @@ class Mailbox:
         "_queued_bytes",
         "_unwritten",
         "_wire",
+        "asking",
         "client_id",
         "divert",
         "epoch",
@@ -84,6 +86,7 @@ class Mailbox:
         self.inflight: dict[int, Entry] | None = None  # in the order of sending [MQTT-4.6.0-1]; made when first needed
         self.epoch = 0  # of the connection
         self.divert = False  # strict offline order: live messages join the stored backlog
+        self.asking: Asking | None = None  # when set, nothing stored comes unasked
         self.on_stored_done: Callable[[], None] | None = None  # an offline message is acknowledged: paces the batches
         self.overflow = overflow
         self._wire = wire

@@ -12,6 +12,7 @@ from gateway import observe
 from gateway.ports import Phase, Store, StoreError, Waiting
 from gateway.runtime.mailbox import Mailbox
 from gateway.runtime.outbound import Entry, Outbound, stored_entry, waiting_of
+from gateway.runtime.pulling import Pulling
 from gateway.settings import Settings
 
 RETRY_SECONDS = 1.0
@@ -35,6 +36,7 @@ class Offline:
         self._batch = settings.limits.offline_batch
         self._interval = settings.limits.offline_interval_seconds
         self._strict = settings.offline.order == "strict"
+        self.pulling = Pulling(self, store, settings)
         self._hurried: set[Mailbox] = set()  # whose backlog the device asked for just now: it comes as fast as it is acknowledged
         self._removing: set[tuple[str, int]] = set()  # acknowledged, and perhaps still in the store
         self._feeds: dict[Mailbox, bool] = {}  # whose backlog is being brought; True: look once more before the end
@@ -169,9 +171,20 @@ class Offline:
 
         self._store.offline_remove(client_id, [position], done)
 
+    def removing(self, item: Waiting) -> bool:
+        """It is acknowledged, and perhaps still in the store."""
+        return (item.client_id, item.position) in self._removing
+
     def overflowed(self, mailbox: Mailbox, entry: Entry) -> None:
-        """The mailbox has no place for it: it joins the backlog, which is (again) brought in batches."""
-        self.keep(mailbox.client_id, [entry], lambda _entry, _kept: self.feed(mailbox), mailbox)
+        """The mailbox has no place for it: it joins the backlog, which is (again) brought in batches, or waits for a request."""
+        asking = self.pulling.storing(mailbox)
+
+        def kept(_entry: Entry, _new: bool) -> None:
+            if asking is not None:
+                self.pulling.stored(asking)
+            self.feed(mailbox)
+
+        self.keep(mailbox.client_id, [entry], kept, mailbox)
 
     # ------------------------------------------------------------ bringing
 
@@ -194,10 +207,12 @@ class Offline:
         if self._claiming.get(client_id) is watch:
             del self._claiming[client_id]
 
-    async def start(self, mailbox: Mailbox, backlog: int, watch: Watch) -> None:
+    async def start(self, mailbox: Mailbox, backlog: int, watch: Watch, keep_alive: int) -> None:
         """A device is back and `backlog` messages wait. One batch is brought at once, and live messages queue behind it if it is all there
-        is; of a greater backlog the rest follows while live messages go first (strict order: live ones join the backlog)."""
-        if not backlog and not watch.touched:
+        is; of a greater backlog the rest follows while live messages go first (strict order: live ones join the backlog). Settings may give
+        the device its first period (of `keep_alive` seconds) to ask for them itself."""
+        waits = bool(backlog) or watch.touched
+        if self.pulling.waits(mailbox, keep_alive, waits) or not waits:
             return
         if backlog <= self._batch:
             mailbox.gather()
@@ -224,7 +239,12 @@ class Offline:
             self._nursery.start_soon(run)
 
     def feed(self, mailbox: Mailbox, hurry: bool = False) -> None:
-        """Bring what waits in the store, now or once more. hurry: without the interval between batches."""
+        """Bring what waits in the store, now or once more. hurry: without the interval between batches. Where nothing stored comes unasked,
+        only retained messages are brought, in a hurry: a SUBSCRIBE has asked for them."""
+        if mailbox.asking is not None:
+            self.pulling.added(mailbox)
+            if not hurry:
+                return
         if hurry:
             self._hurried.add(mailbox)
         if mailbox in self._feeds:
@@ -237,11 +257,12 @@ class Offline:
         """One batch into the mailbox, as far as it has room: the position up to which it went, and whether there may be more."""
         if mailbox.ended:
             return after, False
+        here = mailbox.positions()  # also what is acknowledged and removed while the store answers
         waiting = await self._store.offline_get(mailbox.client_id, self._batch, after=after)
-        here = mailbox.positions()
+        here |= mailbox.positions()
         now = trio.current_time()
         for item in waiting:
-            known = item.position in here or (mailbox.client_id, item.position) in self._removing
+            known = item.position in here or self.removing(item) or not (mailbox.asking is None or item.retain)
             if not known and not mailbox.add(stored_entry(item, now)):
                 return after, not mailbox.ended
             after = item.position
@@ -255,10 +276,12 @@ class Offline:
             lot.unpark_all()
 
         mailbox.on_stored_done = acknowledged
-        after, more = 0, True
+        after, more, asking = 0, True, mailbox.asking
         try:
-            while (more or self._feeds[mailbox]) and not mailbox.ended:
+            while (more or self._feeds[mailbox]) and not mailbox.ended and (mailbox.asking is None or mailbox in self._hurried):
                 self._feeds[mailbox] = False
+                if mailbox.asking is not asking:  # in the other mode the batches may have gone past something
+                    after, asking = 0, mailbox.asking
                 began = trio.current_time()
                 try:
                     after, more = await self._bring(mailbox, after)
@@ -277,4 +300,5 @@ class Offline:
             del self._feeds[mailbox]
             self._hurried.discard(mailbox)
             mailbox.on_stored_done = None
-            mailbox.divert = False
+            if mailbox.asking is None:
+                mailbox.divert = False

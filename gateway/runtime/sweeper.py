@@ -57,6 +57,8 @@ class Sweeper:
                     link.kick(Reason.KEEP_ALIVE_TIMEOUT)
                     continue
                 mailbox = link.mailbox
+                if mailbox is not None and mailbox.asking is not None:
+                    self._offline.pulling.decide(mailbox, now)
                 if mailbox is not None and mailbox.persistent and mailbox.depth:
                     overdue = mailbox.overdue(pushed_before)
                     if overdue:

@@ -12,12 +12,18 @@ from gateway.mqtt.packets import Publish
 if TYPE_CHECKING:
     from gateway.runtime.inlet import Inlet
     from gateway.runtime.link import Link
+    from gateway.runtime.pulling import Pulling
 
 ENABLE_ORDER = "$SYS/enableOrderMsg"
+GET_OFFLINE = "$SYS/getOfflineMsg"
 
 
-def publish(link: Link, inlet: Inlet, packet: Publish) -> None:
+def publish(link: Link, inlet: Inlet, pulling: Pulling, packet: Publish) -> None:
     """Interpret `packet`; the caller acknowledges it."""
+    if packet.topic == GET_OFFLINE:  # at any QoS
+        if link.mailbox is not None:
+            pulling.request(link.mailbox, packet.payload)
+        return
     if packet.topic == ENABLE_ORDER and packet.qos == 1:
         if _says_order(packet.payload):
             inlet.ordered = True
