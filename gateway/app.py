@@ -18,6 +18,7 @@ from backend_adapters.rocketmq_remoting.client import RocketMQ
 from gateway import api, observe
 from gateway.ports import Backend, BackendError, Store, StoreError
 from gateway.runtime.node import Node
+from gateway.runtime.views import Views
 from gateway.settings import Settings
 from gateway.store.sqlite import SqliteStore
 from gateway.transports import tcp
@@ -106,9 +107,10 @@ async def serve(
     *,
     ending: Ending | None = None,
     sockets: Sockets | None = None,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Views | None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a gateway until `ending` says so (None: SIGINT or SIGTERM). sockets: inherited ones; they are closed. Raises StartError."""
+    """Run a gateway until `ending` says so (None: SIGINT or SIGTERM). sockets: inherited ones; they are closed. Started
+    with the node's views, or with None when it was told to end before it listened. Raises StartError."""
     settings.gateway.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _one_error():
         listeners = tcp.bind(settings.mqtt.tcp, settings.mqtt.backlog) if sockets is None else sockets.mqtt
@@ -124,7 +126,8 @@ async def serve(
                 listener.close()
 
 
-async def _until_ending(settings: Settings, sockets: Sockets, ending: Ending, task_status: trio.TaskStatus[None]) -> None:
+async def _until_ending(settings: Settings, sockets: Sockets, ending: Ending, task_status: trio.TaskStatus[Views | None]) -> None:
+    views: Views | None = None
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as starting:
 
@@ -132,18 +135,18 @@ async def _until_ending(settings: Settings, sockets: Sockets, ending: Ending, ta
                 await ending.stop.wait()
                 starting.cancel()
 
-            async def run(*, task_status: trio.TaskStatus[None]) -> None:
+            async def run(*, task_status: trio.TaskStatus[Views | None]) -> None:
                 await _run(settings, sockets, ending, task_status)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(give_up)
-            await nursery.start(run)
+            views = await nursery.start(run)
         if starting.cancelled_caught:
             nursery.cancel_scope.cancel()
-        task_status.started()
+        task_status.started(views)
 
 
-async def _run(settings: Settings, sockets: Sockets, ending: Ending, task_status: trio.TaskStatus[None]) -> None:
+async def _run(settings: Settings, sockets: Sockets, ending: Ending, task_status: trio.TaskStatus[Views | None]) -> None:
     _raise_open_files()
     store, backend = build_store(settings), build_backend(settings)
     async with trio.open_nursery() as ports:
@@ -173,7 +176,7 @@ async def _accept(
     flusher: tcp.Flusher,
     links: trio.Nursery,
     ending: Ending,
-    task_status: trio.TaskStatus[None],
+    task_status: trio.TaskStatus[Views | None],
 ) -> None:
     """Take devices in until the gateway is to stop; then the links have the grace period to end."""
 
@@ -192,7 +195,7 @@ async def _accept(
         gc.set_threshold(50_000, 20, 50)
         for listener in listeners:
             observe.log.info("listening", address=tcp.peer_name(listener.getsockname()))
-        task_status.started()
+        task_status.started(node.views)
         await ending.stop.wait()
         accepting.cancel_scope.cancel()
     for listener in listeners:

@@ -55,10 +55,18 @@ def serve(
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Short for --set gateway.workers=N.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run the gateway until Ctrl-C or SIGTERM. Without a file: embedded, with an account made at the first run."""
+    """Run the gateway until Ctrl-C or SIGTERM. Without a file: embedded, with an account made at the first run.
+
+    With several workers, SIGHUP restarts one after the other with the settings as they are then.
+    """
     extra = {} if workers is None else {"gateway.workers": str(workers)}
     settings = _settings(config, set_, as_json, extra)
-    raise typer.Exit(commands.serve(settings, as_json=as_json))
+    from gateway.tools import serving
+
+    def reload() -> Settings:
+        return load(config, _pairs(set_, as_json) | extra)
+
+    raise typer.Exit(serving.serve(settings, as_json=as_json, reload=reload))
 
 
 @app.command()
@@ -169,7 +177,7 @@ def tail(
     _run(lambda: commands.tail(settings, group, client, type_ or [], reason, start, count, as_json), as_json, endless=True)
 
 
-def _settings(config: Path | None, pairs: list[str] | None, as_json: bool, extra: dict[str, str] | None = None) -> Settings:
+def _pairs(pairs: list[str] | None, as_json: bool) -> dict[str, str]:
     overrides: dict[str, str] = {}
     for pair in pairs or []:
         key, separator, value = pair.partition("=")
@@ -177,6 +185,11 @@ def _settings(config: Path | None, pairs: list[str] | None, as_json: bool, extra
             complain(ToolError(f"--set {pair}: write section.key=value."), as_json=as_json)
             raise typer.Exit(2)
         overrides[key.strip()] = value
+    return overrides
+
+
+def _settings(config: Path | None, pairs: list[str] | None, as_json: bool, extra: dict[str, str] | None = None) -> Settings:
+    overrides = _pairs(pairs, as_json)
     try:
         return load(config, overrides | (extra or {}))
     except SettingsError as error:

@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "gateway.settings": (),
     "gateway.observe": (),
     "gateway.transports": ("gateway.settings", "gateway.observe"),
+    "gateway.workers": ("gateway.transports", "gateway.settings", "gateway.observe"),
     "gateway.store": ("gateway.ports", "gateway.observe"),
     "backend_adapters": ("gateway.ports", "gateway.observe"),
     "gateway.runtime": ("gateway.mqtt", "gateway.rules", "gateway.ports", "gateway.settings", "gateway.observe"),
@@ -35,6 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "gateway.app": ("gateway", "backend_adapters"),
     "gateway.tools": (
         "gateway.app",
+        "gateway.workers",
         "gateway.api",
         "gateway.mqtt",
         "gateway.rules",

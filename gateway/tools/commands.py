@@ -6,26 +6,23 @@ import base64
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from functools import partial
 from typing import Any, NamedTuple
 
 import trio
 from rich.console import Console
 from rich.markup import escape
 
-from gateway import observe
 from gateway.mqtt.packets import Publish
 from gateway.mqtt.topics import split_parent
 from gateway.rules import envelope
 from gateway.rules.names import is_group
 from gateway.rules.presence import event_topic
-from gateway.settings import Settings, make_data_dir, prepare
+from gateway.settings import Settings
 from gateway.tools.device import connected
 from gateway.tools.events import TYPES, Filter, events
 from gateway.tools.identity import Identity, identify
 from gateway.tools.output import clock, emit, emit_json, harmless, payload_fields, readable, start_time
-from gateway.tools.running import ToolError, run
-from gateway.tools.welcome import welcome
+from gateway.tools.running import ToolError
 
 
 class Who(NamedTuple):
@@ -66,25 +63,6 @@ class Note(NamedTuple):
         if self.show_as:
             properties[envelope.REAL_TOPIC] = self.show_as
         return properties
-
-
-def serve(settings: Settings, *, as_json: bool) -> int:
-    """Run the gateway; its exit code."""
-    from gateway import app
-
-    observe.configure(settings.gateway.log_level, settings.gateway.log_json)
-
-    async def body() -> int:
-        make_data_dir(settings)
-        first_run = prepare(settings)
-        complete = settings if first_run is None else first_run.settings
-        async with trio.open_nursery() as nursery:
-            await nursery.start(partial(app.serve, complete))
-            if first_run is not None and (first_run.created or sys.stdout.isatty()):
-                emit(welcome(first_run))
-        return 0
-
-    return run(body, as_json=as_json, own_signals=True, expected=(app.StartError,))
 
 
 async def check(settings: Settings, as_json: bool) -> int:

@@ -35,15 +35,15 @@ def run(
     try:
         return trio.run(body) if own_signals else trio.run(_with_signals, body, 0 if endless else INTERRUPTED)
     except BaseException as error:
-        leaves = _leaves(error)
-        if any(isinstance(leaf, BrokenPipeError) for leaf in leaves):
+        found = leaves(error)
+        if any(isinstance(leaf, BrokenPipeError) for leaf in found):
             # the reader of our output has enough; nothing may be flushed into the pipe at exit either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        if all(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+        if all(isinstance(leaf, KeyboardInterrupt) for leaf in found):
             return INTERRUPTED  # before or after the time in which signals are received
-        if all(isinstance(leaf, mistakes) for leaf in leaves):
-            complain(leaves[0], as_json=as_json)
+        if all(isinstance(leaf, mistakes) for leaf in found):
+            complain(found[0], as_json=as_json)
             return 1
         raise
 
@@ -59,9 +59,10 @@ def complain(error: BaseException, *, as_json: bool) -> None:
     print(json.dumps({"error": text}, ensure_ascii=False) if as_json else f"error: {text}", file=sys.stderr)
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors in nested groups."""
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error]
 
 
