@@ -15,6 +15,7 @@ class Peers:
     def __init__(self, node_id: str) -> None:
         self.node = node_id
         self.live = frozenset({node_id})
+        self.alone_until = 0.0  # monotonic seconds: before that no other node serves devices
         self._watchers: list[Callable[[], None]] = []
         self._shards: dict[int, frozenset[int]] = {}
 

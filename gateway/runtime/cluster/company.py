@@ -45,7 +45,7 @@ class Company:
         self.reach = Reach(cluster, peers, self._post, self.directory, router, offline, registry)
         self._breadth = Breadth(cluster, peers, self._post, self.directory, downlink)
         self.reach.looked = self._breadth.look
-        self.listening = Listening(cluster, peers, self._breadth, downlink.touched_by)
+        self.listening = Listening(cluster, peers, self.directory, self._breadth, downlink.touched_by)
         self.membership = Membership(
             store,
             cluster,

@@ -18,10 +18,11 @@ NOBODY = Listed()  # shared, never changed
 class _Book:
     """What is known of one parent."""
 
-    __slots__ = ("listed", "shapes", "topics", "version", "wide")
+    __slots__ = ("listed", "outdated", "shapes", "topics", "version", "wide")
 
     def __init__(self) -> None:
         self.version = 0
+        self.outdated = True  # this node has changed the index since
         self.shapes: list[tuple[str, ...]] = []
         self.listed: dict[str, Listed] = {}
         self.topics: dict[str, list[str]] = {}  # the filters that can match it
@@ -69,11 +70,21 @@ class Directory:
         book = self._books.setdefault(parent, _Book())
         while True:
             asked = book.unknown(topics)
+            book.outdated = False
             look = await self._cluster.look(parent, book.version, asked)
             if look.version >= book.version:  # else another look, that was asked later, has told more
                 book.learn(look, asked)
             if not book.unknown(topics):
                 return book.wide
+
+    def known(self, parent: str, topics: Iterable[str]) -> bool:
+        """Whether a look would tell nothing new, if no other node changes the index."""
+        book = self._books.get(parent)
+        return book is not None and not book.outdated and not book.unknown(topics)
+
+    def outdate(self, parent: str) -> None:
+        """This node changes the index of `parent`."""
+        self._books.setdefault(parent, _Book()).outdated = True
 
     def listed(self, parent: str, topic: str) -> list[Listed]:
         """Of each filter that matches and has listeners. `topic` was looked up."""

@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gateway import observe
-from gateway.ports import Cluster, StoreError, Subscription, Wide
+from gateway.ports import Cluster, Done, StoreError, Subscription, Wide
 from gateway.ports.cluster import Entry
 from gateway.runtime.awaiting import call
 from gateway.runtime.cluster.breadth import Breadth
+from gateway.runtime.cluster.directory import Directory
 from gateway.runtime.peers import Peers
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ Touched = Callable[[str], "list[Parent]"]
 class Listening:
     """touched: the parents below which a filter can match. Clean sessions are the index's as one fleet of this node: counted here."""
 
-    def __init__(self, cluster: Cluster, peers: Peers, breadth: Breadth, touched: Touched) -> None:
+    def __init__(self, cluster: Cluster, peers: Peers, directory: Directory, breadth: Breadth, touched: Touched) -> None:
         self._cluster = cluster
+        self._directory = directory
         self._peers = peers
         self._breadth = breadth
         self._touched = touched
@@ -44,7 +46,7 @@ class Listening:
         found: list[tuple[Parent, Wide]] = []
         try:
             for parent, entries in asked.values():
-                found.append((parent, await call(partial(self._cluster.index, parent.name, entries, []))))
+                found.append((parent, await call(partial(self._index, parent.name, entries, []))))
             await self._breadth.everywhere(found)
         except BaseException:
             if not persistent:
@@ -58,21 +60,28 @@ class Listening:
             for parent in self._touched(each.filter):
                 by_parent.setdefault(parent.name, []).append((each.filter, Entry(client_id, node, each.qos, each.since)))
         for name, entries in by_parent.items():
-            self._cluster.index(name, entries, [], _noted)
+            self._index(name, entries, [], _noted)
 
     async def end(self, client_id: str, persistent: bool, filters: Iterable[str]) -> None:
         """The client unsubscribes. Raises StoreError."""
         for name, entries in self._removed(client_id, persistent, filters).items():
-            await call(partial(self._cluster.index, name, [], entries))
+            await call(partial(self._index, name, [], entries))
 
     def forget(self, client_id: str, persistent: bool, filters: Iterable[str]) -> None:
         """The session is gone with its subscriptions."""
         for name, entries in self._removed(client_id, persistent, filters).items():
-            self._cluster.index(name, [], entries, _noted)
+            self._index(name, [], entries, _noted)
 
     def rejoined(self) -> None:
         """Nothing of the fleet is left: this node lives under another name."""
         self._fleet.clear()
+
+    def _index(self, parent: str, add: list[tuple[str, Entry]], remove: list[tuple[str, Entry]], done: Done) -> None:
+        def changed(result: Any) -> None:
+            self._directory.outdate(parent)
+            done(result)
+
+        self._cluster.index(parent, add, remove, changed)
 
     def _removed(self, client_id: str, persistent: bool, filters: Iterable[str]) -> dict[str, list[tuple[str, Entry]]]:
         found: dict[str, list[tuple[str, Entry]]] = {}

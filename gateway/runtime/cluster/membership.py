@@ -12,6 +12,8 @@ from gateway.runtime.cluster.post import Post
 from gateway.runtime.peers import Peers
 
 LOOK_SECONDS = 1.0
+ALONE_SECONDS = 2.0  # how long a node that saw no other may take the index for its own alone
+WELCOME_SECONDS = 2.5  # how long a node that joins others waits before it serves: by then none of them believes that it is alone
 RETRY_SECONDS = 0.5
 
 
@@ -52,8 +54,10 @@ class Membership:
             if member.node.rpartition("/")[0] == self._node_id and not member.lost:
                 await self._succeed(member)
         node = await self._cluster.join(self._node_id)
-        members = await self._cluster.members()
-        self._peers.update(node, [node, *(each.node for each in members if not each.lost)])
+        living = {node, *(each.node for each in await self._cluster.members() if not each.lost)}
+        if len(living) > 1:
+            await trio.sleep(WELCOME_SECONDS)
+        self._peers.update(node, living)
         observe.log.info("node_joined", node=node, nodes=sorted(self._peers.live))
 
     async def _succeed(self, before: Member) -> None:
@@ -106,7 +110,11 @@ class Membership:
     async def _watch(self) -> None:
         while True:
             try:
-                await self._look(await self._cluster.members())
+                asked = trio.current_time()
+                members = await self._cluster.members()
+                if [each.node for each in members] == [self._peers.node]:
+                    self._peers.alone_until = asked + ALONE_SECONDS
+                await self._look(members)
             except StoreError as error:
                 observe.note(observe.Fact.STORE_FAILED, operation="members", error=str(error))
                 self._seen.clear()  # nobody could raise a lease: everybody's time begins anew

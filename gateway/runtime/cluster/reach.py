@@ -59,7 +59,8 @@ class Reach:
                 clients.add(message.p2p)
         while True:
             try:
-                await self._directory.look(parent, topics)
+                if trio.current_time() > self._peers.alone_until or not self._directory.known(parent, topics):
+                    await self._directory.look(parent, topics)
                 return await self._cluster.locate(clients) if clients else {}
             except StoreError as error:
                 observe.note(observe.Fact.STORE_FAILED, operation="look", topic=parent, error=str(error))
