@@ -169,7 +169,7 @@ def configure(level: str = "info", json: bool | None = None, *, burst: int = 1, 
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_threshold),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),  # one write a line: processes share a log
         cache_logger_on_first_use=False,
     )
 
