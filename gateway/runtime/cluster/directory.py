@@ -71,7 +71,11 @@ class Directory:
         while True:
             asked = book.unknown(topics)
             book.outdated = False
-            look = await self._cluster.look(parent, book.version, asked)
+            try:
+                look = await self._cluster.look(parent, book.version, asked)
+            except BaseException:
+                book.outdated = True
+                raise
             if look.version >= book.version:  # else another look, that was asked later, has told more
                 book.learn(look, asked)
             if not book.unknown(topics):

@@ -95,6 +95,7 @@ class Membership:
     async def _rejoin(self) -> None:
         """The others took this node for dead, and divided what was its among themselves."""
         observe.note(observe.Fact.NODE_LOST, node=self._peers.node, reason="declared_dead_by_others")
+        self._peers.alone_until = 0.0
         self._peers.update(self._peers.node, ())
         await self._lost()
         while True:
