@@ -245,10 +245,11 @@ class TestSharedStore:
         "url",
         [
             "redis://host",
-            "redis://user@host:6379/1",
+            "redis://host:6379/1",
             "rediss://[::1]:6380",
             "redis+sentinel://a:26379,b:26379/mymaster/0",
-            "rediss+sentinel://a;b/mymaster",
+            "rediss+sentinel://a,b/mymaster",
+            "rediss://host?ca=/etc/ca.pem",
             "redis+cluster://a:1,b:2",
             "rediss+cluster://[::1]",
         ],
@@ -277,7 +278,8 @@ class TestSharedStore:
                 assert "hunter2" not in str(problem)
 
     @pytest.mark.parametrize(
-        "url", ["mysql://u:hunter2@h", "redis://u:hunter2@h:x", "redis://h?password=hunter2", "redis+sentinel://:hunter2@h"]
+        "url",
+        ["mysql://u:hunter2@h", "redis://u:hunter2@h:x", "redis://h?password=hunter2", "redis+sentinel://:hunter2@h", "redis://hunter2@h"],
     )
     def test_a_wrong_url_shows_no_password(self, url: str) -> None:
         assert "hunter2" not in "".join(map(str, problems(overrides={"store.url": url})))
@@ -287,6 +289,8 @@ class TestSharedStore:
         secret.write_text("from-file\n", encoding="utf-8")
         url = {"store.url": "redis://host", "store.password_file": str(secret)}
         assert load(None, url, {}).store.secret() == "from-file"
+        user = load(None, {**url, "store.url": "redis://me@host"}, {}).store
+        assert (user.url, user.url_with_password()) == ("redis://me@host", "redis://me:from-file@host")
         for more in ({"store.password": "x"}, {"store.url": "redis://:y@host"}, {"store.password_file": str(tmp_path / "nothing")}):
             (problem,) = problems(overrides={**url, **more})
             assert problem.key == "store"

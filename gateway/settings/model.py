@@ -25,6 +25,7 @@ from gateway.settings.values import (
     check_word,
     fault,
     give_password,
+    has_login,
     split_url,
     take_password,
 )
@@ -130,6 +131,11 @@ class Store(Section):
         url, password = take_password(data["url"])
         if password and data.get("password"):
             raise fault("the url holds a password, and there is another one beside it", "Give one of them.")
+        if not password and not data.get("password") and has_login(url):
+            # some programs take it for a user, others for a password: so it is not told either
+            raise fault(
+                "the url holds a name without a password before the @", "Write user:password@, :password@, or give store.password too."
+            )
         return {**data, "url": url, "password": password} if password else data
 
     @property

@@ -158,6 +158,12 @@ def give_password(url: str, password: str) -> str:
     return f"{scheme}{separator}{user}:{quote(password, safe='')}@{servers}"
 
 
+def has_login(url: str) -> bool:
+    """Whether a Redis url has something before its "@"."""
+    scheme, _, rest = url.partition("://")
+    return scheme in REDIS and bool(rest.rpartition("@")[0])
+
+
 def check_store_url(url: str) -> str:
     """Scheme and servers; the rest is the adapter's affair. No text of the url is told that might be a password."""
     scheme, place, options = split_url(url, STORES)
@@ -171,7 +177,7 @@ def check_store_url(url: str) -> str:
     try:
         if not place.startswith("//"):
             raise ValueError(scheme)
-        names = re.split("[,;]", servers)
+        names = servers.split(",")
         for name in names:
             address(name if re.search(r":\d+$", name) and not name.endswith("]") else f"{name}:6379")
     except ValueError:
