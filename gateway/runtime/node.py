@@ -68,7 +68,7 @@ class Node:
         self._company: Company | None = None
         if store.cluster is not None:
             self._company = self._found(store.cluster)
-        self.views = Views(backend, store, self._registry, self._router, self._downlink, self._shared.opened)
+        self.views = Views(backend, store, self._registry, self._router, self._downlink, self._peers, self._shared.opened)
 
     def _found(self, cluster: Cluster) -> Company:
         company = Company(
