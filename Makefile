@@ -6,11 +6,11 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.1
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# arguments of `mqtt-gateway serve`, of pytest and of the bench
+# arguments of `mqtt-gateway serve`, of pytest, of the bench and of the fault harness
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format services services-stop bench
+.PHONY: help setup run test check format services services-stop bench faults
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,3 +59,6 @@ services-stop: ## end just those
 
 bench: setup ## measure, and write docs/benchmarks.md
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+faults: setup ## kill and freeze every part under load, and account for every message
+	@$(BIN)/python -m tests.faults.harness $(ARGS)
