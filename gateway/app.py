@@ -16,7 +16,7 @@ from backend_adapters.local import LocalBackend
 from backend_adapters.offsets import Unresolved
 from backend_adapters.rocketmq_remoting.client import RocketMQ
 from gateway import api, observe
-from gateway.ports import Backend, BackendError, Store, StoreError
+from gateway.ports import Backend, BackendError, Health, Store, StoreError
 from gateway.runtime.node import Node
 from gateway.runtime.views import Views
 from gateway.settings import Settings
@@ -44,6 +44,13 @@ def build_store(settings: Settings) -> Store:
         retained_count=limits.retained_count,
         outbox_count=limits.outbox_count,
     )
+
+
+async def report_store(settings: Settings) -> list[Health]:
+    """What an operator should know of a shared store; nothing is written to it. The caller has the deadline."""
+    from gateway.store.redis.report import report
+
+    return await report(settings.store.url_with_password())
 
 
 def build_backend(settings: Settings) -> Backend:

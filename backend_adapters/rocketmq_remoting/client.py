@@ -29,6 +29,7 @@ from gateway.ports import (
 from . import codes
 from .acl import Signer
 from .asked import Clerk
+from .broker_settings import parse_settings
 from .connection import Lost
 from .consumer import Subscription
 from .endpoints import Endpoint
@@ -308,6 +309,18 @@ class RocketMQ:
                 name = f"group {subscription.group} on topic {subscription.topic}"
                 rows.append(Health(name, False, subscription.complaint, subscription.cure))
         return sorted(rows)
+
+    async def settings_of_brokers(self) -> dict[str, dict[str, str]]:
+        """By master ("name at host:port"), what `broker_settings.WANTED` names; empty for a broker that does not tell. Raises
+        BackendError (UNAVAILABLE)."""
+        found: dict[str, dict[str, str]] = {}
+        for broker, address in sorted((await self._routes.masters()).items()):
+            try:
+                answer = await self._routes.endpoint(address).request(codes.GET_BROKER_CONFIG, {})
+            except Lost as lost:
+                raise BackendError(Refusal.UNAVAILABLE, f"broker {broker} does not tell its settings: {lost}") from lost
+            found[f"{broker} at {address}"] = parse_settings(answer.body) if answer.code == codes.SUCCESS else {}
+        return found
 
     def metrics(self) -> dict[str, float]:
         """See the port."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -12,7 +12,8 @@ import trio
 from gateway.api.control import socket_path
 from gateway.ports import Backend, BackendError, Health, Store, StoreError
 from gateway.rules.presence import event_topic
-from gateway.settings import Settings, address
+from gateway.settings import Settings, address, doubts
+from gateway.tools.brokers import judge
 from gateway.tools.identity import reachable
 
 SECONDS = 15.0  # for one server
@@ -20,43 +21,66 @@ CONNECT_SECONDS = 6.0  # twice what `Backend.health` may take
 
 
 async def check(
-    settings: Settings, build_store: Callable[[Settings], Store], build_backend: Callable[[Settings], Backend]
+    settings: Settings,
+    build_store: Callable[[Settings], Store],
+    build_backend: Callable[[Settings], Backend],
+    report_store: Callable[[Settings], Awaitable[list[Health]]],
 ) -> AsyncGenerator[Health, None]:
     """Each finding when it is there. While a gateway runs on the same data directory, its own findings, since it holds the files."""
     if await _runs_here(settings):
         for health in await _of_running(settings):
             yield health
         return
-    for name, text in (("mqtt.tcp", settings.mqtt.tcp), ("http.listen", settings.http.listen)):
-        if text:
-            yield _can_listen(name, text)
-    for health in await _check_store(settings, build_store):
+    yield _can_listen("mqtt.tcp", settings.mqtt.tcp)
+    for text in _http_places(settings):
+        yield _can_listen("http.listen", text)
+    for doubt in doubts(settings):
+        yield Health(doubt.key, True, f"ATTENTION: {doubt.problem}", doubt.cure)
+    shared = settings.store.shared
+    for health in await (_check_shared_store(settings, report_store) if shared else _check_store(settings, build_store)):
         yield health
     for health in await _check_backend(settings, build_backend):
         yield health
 
 
+def _http_places(settings: Settings) -> list[str]:
+    """Where the workers' HTTP sides listen."""
+    host, _, port = settings.http.listen.rpartition(":")
+    return [f"{host}:{int(port) + index if port != '0' else 0}" for index in range(settings.gateway.workers)] if port else []
+
+
 async def _runs_here(settings: Settings) -> bool:
-    try:
-        stream = await trio.open_unix_socket(str(socket_path(settings)))
-    except OSError:
-        return False
-    await stream.aclose()
-    return True
+    alone = socket_path(settings)
+    for path in (alone, alone.parent / "worker-1" / alone.name):
+        try:
+            stream = await trio.open_unix_socket(str(path))
+        except OSError:
+            continue
+        await stream.aclose()
+        return True
+    return False
 
 
 async def _of_running(settings: Settings) -> list[Health]:
     runs = Health("gateway", True, f"runs, with data in {settings.gateway.data_dir}")
     if not settings.http.listen:
         return [runs, Health("http.listen", True, "off: the running gateway can not be asked for more")]
-    host, port = reachable(settings.http.listen)
+    places = _http_places(settings)
+    found = [runs]
+    for number, place in enumerate(places, 1):
+        found += await _of_node(f"worker {number}: " if len(places) > 1 else "", place)
+    return found
+
+
+async def _of_node(prefix: str, listen: str) -> list[Health]:
+    host, port = reachable(listen)
     url = f"http://[{host}]:{port}/readyz" if ":" in host else f"http://{host}:{port}/readyz"
     try:
         async with httpx.AsyncClient(trust_env=False, timeout=SECONDS) as client:
             servers: list[dict[str, Any]] = (await client.get(url)).json()["servers"]
     except (httpx.HTTPError, ValueError, KeyError) as error:
-        return [runs, Health("http.listen", False, f"{url} does not answer ({error})", "see the gateway's log")]
-    return [runs, *(Health(server["name"], server["ok"], server["detail"], server["cure"]) for server in servers)]
+        return [Health(f"{prefix}http.listen", False, f"{url} does not answer ({error})", "see the gateway's log")]
+    return [Health(prefix + server["name"], server["ok"], server["detail"], server["cure"]) for server in servers]
 
 
 def _can_listen(name: str, text: str) -> Health:
@@ -71,10 +95,15 @@ def _can_listen(name: str, text: str) -> Health:
     return Health(name, True, f"{text} is free")
 
 
+async def _check_shared_store(settings: Settings, report_store: Callable[[Settings], Awaitable[list[Health]]]) -> list[Health]:
+    with trio.move_on_after(SECONDS):
+        return await report_store(settings)
+    return [Health("store", False, f"no answer within {SECONDS:.0f} s", "see store.url")]
+
+
 async def _check_store(settings: Settings, build_store: Callable[[Settings], Store]) -> list[Health]:
     place = settings.embedded_store()
-    if place is None:
-        return [Health("store", False, f"{settings.store.url} is of a kind that this build does not have", "see store.url")]
+    assert place is not None
     path = place.path
     if not path.exists():
         return [Health("store", True, f"{path} will be made at the first start")]
@@ -104,6 +133,7 @@ async def _check_backend(settings: Settings, build_backend: Callable[[Settings],
             await nursery.start(backend.run)
             found += await _settled_health(backend)
             if all(health.ok for health in found):
+                found += await _check_brokers(backend)
                 found += await _check_topics(settings, backend)
             nursery.cancel_scope.cancel()
     except* (BackendError, OSError) as group:
@@ -119,6 +149,16 @@ async def _settled_health(backend: Backend) -> list[Health]:
             found = await backend.health()
             await trio.sleep(0.1)
     return found
+
+
+async def _check_brokers(backend: Backend) -> list[Health]:
+    """What a RocketMQ's brokers keep; nothing for a backend without them."""
+    ask: Callable[[], Awaitable[dict[str, dict[str, str]]]] | None = getattr(backend, "settings_of_brokers", None)
+    if ask is None:
+        return []
+    with trio.move_on_after(SECONDS):
+        return [judge(f"broker {name} keeps", told) for name, told in (await ask()).items()]
+    return [Health("brokers", False, f"their settings do not come within {SECONDS:.0f} s", "see backend.url")]
 
 
 async def _check_topics(settings: Settings, backend: Backend) -> list[Health]:

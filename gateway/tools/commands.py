@@ -73,7 +73,7 @@ async def check(settings: Settings, as_json: bool) -> int:
 
     console = Console(soft_wrap=True, highlight=False)
     good = True
-    async for health in findings(settings, app.build_store, app.build_backend):
+    async for health in findings(settings, app.build_store, app.build_backend, app.report_store):
         good = good and health.ok
         if as_json:
             emit_json(health_json(health))

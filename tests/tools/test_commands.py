@@ -165,11 +165,11 @@ async def test_wrong_secret_and_refused_filter(tmp_path: Path) -> None:
 
 async def test_check_asks_the_running_gateway(tmp_path: Path) -> None:
     async with gateway(tmp_path) as settings:
-        found = [one async for one in check(settings, app.build_store, app.build_backend)]
+        found = [one async for one in check(settings, app.build_store, app.build_backend, app.report_store)]
     assert found[0].name == "gateway"
     assert len(found) >= 3
     assert all(one.ok for one in found)
-    found = [one async for one in check(settings, app.build_store, app.build_backend)]
+    found = [one async for one in check(settings, app.build_store, app.build_backend, app.report_store)]
     assert {"mqtt.tcp", "http.listen", "topic demo", "event topic GID_demo_MQTT"} <= {one.name for one in found}
     assert all(one.ok for one in found), found
 
@@ -178,7 +178,7 @@ async def test_a_topic_that_is_missing_and_not_to_be_created(tmp_path: Path) -> 
     async with gateway(tmp_path) as settings:
         pass
     strict = settings.model_copy(update={"bridge": settings.bridge.model_copy(update={"create_topics": False, "topics": ["demo", "gone"]})})
-    found = {one.name: one async for one in check(strict, app.build_store, app.build_backend)}
+    found = {one.name: one async for one in check(strict, app.build_store, app.build_backend, app.report_store)}
     assert found["topic demo"].ok
     assert not found["topic gone"].ok
     assert "create_topics" in found["topic gone"].cure
@@ -189,7 +189,7 @@ async def test_a_store_that_another_process_has(tmp_path: Path) -> None:
         other = load(
             None, {"gateway.data_dir": str(tmp_path / "other"), "store.url": f"sqlite:{tmp_path / 'store.db'}", "http.listen": ""}, {}
         )
-        found = {one.name: one async for one in check(other, app.build_store, app.build_backend)}
+        found = {one.name: one async for one in check(other, app.build_store, app.build_backend, app.report_store)}
         assert settings.embedded_store().path == other.embedded_store().path
     assert not found["store"].ok
     assert found["store"].cure

@@ -55,10 +55,13 @@ async def test_a_server_app(settings: Settings, capsys: pytest.CaptureFixture[st
 async def test_check(settings: Settings) -> None:
     (topic,) = settings.bridge.topics
     with trio.fail_after(60):
-        found = {one.name: one async for one in check(settings, app.build_store, app.build_backend)}
+        found = {one.name: one async for one in check(settings, app.build_store, app.build_backend, app.report_store)}
         assert all(one.ok for one in found.values()), found
         assert any(name.startswith("name server") for name in found)
+        (keeps,) = [one for name, one in found.items() if name.startswith("broker ") and name.endswith(" keeps")]
+        assert "flushDiskType ASYNC_FLUSH, brokerRole ASYNC_MASTER, transientStorePoolEnable false" in keeps.detail
         bridge = settings.bridge.model_copy(update={"create_topics": False})
-        found = {one.name: one async for one in check(settings.model_copy(update={"bridge": bridge}), app.build_store, app.build_backend)}
+        strict = settings.model_copy(update={"bridge": bridge})
+        found = {one.name: one async for one in check(strict, app.build_store, app.build_backend, app.report_store)}
     assert not found[f"topic {topic}"].ok
     assert found[f"topic {topic}"].cure
