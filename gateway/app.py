@@ -33,17 +33,18 @@ class StartError(Exception):
 def build_store(settings: Settings) -> Store:
     """The store that the settings name, not opened yet."""
     place, limits = settings.embedded_store(), settings.limits
+    bounds = {
+        "offline_count": limits.offline_count,
+        "offline_retention_s": limits.offline_seconds,
+        "session_expiry_s": limits.session_seconds,
+        "retained_count": limits.retained_count,
+        "outbox_count": limits.outbox_count,
+    }
     if place is None:
-        raise StartError(f"store.url: {settings.store.url} is of a kind that this build does not have")
-    return SqliteStore(
-        place.path,
-        synchronous=place.synchronous,
-        offline_count=limits.offline_count,
-        offline_retention_s=limits.offline_seconds,
-        session_expiry_s=limits.session_seconds,
-        retained_count=limits.retained_count,
-        outbox_count=limits.outbox_count,
-    )
+        from gateway.store.redis.store import RedisStore  # an embedded gateway has no use for its library
+
+        return RedisStore(settings.store.url_with_password(), instance=settings.gateway.instance, **bounds)
+    return SqliteStore(place.path, synchronous=place.synchronous, **bounds)
 
 
 async def report_store(settings: Settings) -> list[Health]:
