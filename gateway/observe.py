@@ -144,10 +144,10 @@ def reasons() -> dict[tuple[str, str], int]:
     return {(fact.event, reason): n for fact in Fact for reason, n in _by_reason[fact.index].items()}
 
 
-def configure(level: str = "info", json: bool | None = None, *, burst: int = 1, node: str = "") -> None:
+def configure(level: str = "info", json: bool | None = None, *, burst: int = 1, node_id: str = "") -> None:
     """Set up the log. level: debug, info, warning or error. json: None = JSON unless stderr is a terminal. burst: how many lines of one
-    fact may be written at once, before the limit of one a second begins. node: a field of every line, where several processes write to one
-    log. Raises KeyError for an unknown level."""
+    fact may be written at once, before the limit of one a second begins. node_id: a field of every line, where several processes write to
+    one log. Raises KeyError for an unknown level."""
     global _threshold, _burst
     _threshold = LEVELS[level]
     _burst = burst
@@ -161,7 +161,7 @@ def configure(level: str = "info", json: bool | None = None, *, burst: int = 1, 
     )
     structlog.configure(
         processors=[
-            *([_named(node)] if node else []),
+            *([_named(node_id)] if node_id else []),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,  # plain: a formatter with local variables would show payloads
@@ -224,9 +224,9 @@ def _count_reason(fact: Fact, reason: Enum | str, n: int) -> None:
     counts[text] = counts.get(text, 0) + n
 
 
-def _named(node: str) -> Callable[[Any, str, MutableMapping[str, Any]], MutableMapping[str, Any]]:
+def _named(node_id: str) -> Callable[[Any, str, MutableMapping[str, Any]], MutableMapping[str, Any]]:
     def add(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        fields["node"] = node
+        fields["node_id"] = node_id
         return fields
 
     return add

@@ -157,3 +157,11 @@ class TestCurve:
         last = times[-1] if times else 0
         first = (last // 3 - 6) * 3
         assert sum(value or 0 for _, value in curve.points(last)) == sum(1 for now in times if now >= first)
+
+
+def test_every_line_names_the_node_where_processes_share_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    observe.configure("info", True, node_id="here-1")
+    observe.log.info("joined", node="there-2/5")
+    observe.configure()
+    line = json.loads(capsys.readouterr().err)
+    assert (line["node_id"], line["node"]) == ("here-1", "there-2/5")

@@ -26,7 +26,7 @@ def serve(settings: Settings, *, as_json: bool, reload: Callable[[], Settings] |
         return _work(settings, own)
     gateway = settings.gateway
     many = gateway.workers > 1
-    observe.configure(gateway.log_level, gateway.log_json, node=gateway.node_id if many else "")
+    observe.configure(gateway.log_level, gateway.log_json, node_id=gateway.node_id if many else "")
 
     async def body() -> int:
         make_data_dir(settings)
@@ -56,7 +56,7 @@ def _work(settings: Settings, own: workers.Inherited) -> int:
     async def body() -> None:
         first_run = prepare(settings)  # the account is the gateway's, not the worker's
         complete = own.adapt(settings if first_run is None else first_run.settings)
-        observe.configure(complete.gateway.log_level, complete.gateway.log_json, node=complete.gateway.node_id)
+        observe.configure(complete.gateway.log_level, complete.gateway.log_json, node_id=complete.gateway.node_id)
         ending = app.Ending.never()
         async with trio.open_nursery() as nursery:
             await nursery.start(ending.on_signals, signal.SIGTERM, signal.SIGINT)
