@@ -78,6 +78,7 @@ class Downlink:
                     nursery.start_soon(self._narrow)
                 self._peers.watch(self._reassign)
                 task_status.started()
+                await trio.sleep_forever()
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await self.close()
