@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,12 +55,39 @@ class Counts:
         return self._totals[field] - self._shards[shard][field]
 
 
-class Instance:
-    """keys, limits, counts."""
+class Places:
+    """In which order messages were put, and what of the limit is known. Touched by the writer's thread alone.
 
-    __slots__ = ("counts", "keys", "limits")
+    exact: messages that waited when they were last counted, -1 before that; since: how many this node put after that. trimming: a job is at
+    it; again: and another one has put something meanwhile. lost: since the start, references removed because their body was gone."""
+
+    def __init__(self) -> None:
+        self.exact = -1
+        self.since = 0
+        self.trimming = False
+        self.again = False
+        self.lost = 0
+        self._last = 0
+
+    def take(self, n: int, now: int) -> int:
+        """The first of n numbers that nobody else gets on this node: microseconds since 1970, or a little more. now: ms."""
+        first = max(now * 1000, self._last + 1)
+        self._last = first + n - 1
+        return first
+
+
+class Instance:
+    """keys, limits, counts, places; now: ms since 1970, by the store's clock once that is known."""
+
+    __slots__ = ("counts", "keys", "limits", "now", "places")
 
     def __init__(self, name: str, limits: Limits) -> None:
         self.keys = Keys(name)
         self.limits = limits
         self.counts = Counts()
+        self.places = Places()
+        self.now: Callable[[], int] = _machine_ms
+
+
+def _machine_ms() -> int:
+    return time.time_ns() // 1_000_000

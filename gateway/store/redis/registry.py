@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.ports import Claim, Claimed, Owned, Release, StoreError, Subscription
-from gateway.store.redis import offline
+from gateway.ports import Claim, Claimed, Owned, Release, StoreError
+from gateway.store.redis import bodies, offline
 from gateway.store.redis.engine import Call, Command, Steps, checked
 from gateway.store.redis.instance import OUTBOX, Instance
 from gateway.store.redis.keys import CLEAN, PERSISTENT, SHARDS, shard_of
@@ -16,7 +16,7 @@ CHUNK = 200  # clients of a lost node, of one shard, released in one round
 
 
 def claim(at: Instance, claim: Claim, will: bytes) -> Steps[Claimed | Owned]:
-    """As `Store.claim`. will: packed, b"" for none. The messages that were sent before are read in rounds of their own."""
+    """As `Store.claim`. will: packed, b"" for none. Bodies of messages are read, or freed, in rounds of their own."""
     shard = shard_of(claim.client_id)
     args = (
         claim.client_id, claim.node, claim.channel_id, claim.client_ip, PERSISTENT if claim.persistent else CLEAN, claim.now,
@@ -30,17 +30,18 @@ def claim(at: Instance, claim: Claim, will: bytes) -> Steps[Claimed | Owned]:
             f"store: the outbox holds {reply[1]} events of {at.limits.outbox}; "
             "see why the backend does not take them, or raise limits.outbox_count"
         )
-    _, epoch, present, subscriptions, inbound, backlog, counts = reply
+    _, epoch, present, subscriptions, inbound, backlog, flying, counts, freed = reply
     at.counts.take(shard, counts)
     at.counts.appended.append(shard)
     if not present:
+        yield from bodies.free(at, freed)
         return Claimed(epoch, False, dropped=[filter.decode() for filter, _ in pairs(subscriptions)])
     return Claimed(
         epoch,
         True,
         [subscription_of(filter, value) for filter, value in pairs(subscriptions)],
         inbound={int(id): (value[1:].decode(), value[:1] == b"1") for id, value in pairs(inbound)},
-        inflight=(yield from offline.inflight(at, claim.client_id)),
+        inflight=(yield from offline.in_flight(at, claim.client_id, flying)),
         backlog=backlog,
     )
 
@@ -65,13 +66,13 @@ def owned_by(at: Instance, node: str) -> Steps[list[str]]:
     return [client.decode() for reply in replies for client in reply]
 
 
-def abandon(at: Instance, node: str, now: int, clients: Sequence[tuple[str, str]]) -> Steps[list[str]]:
-    """Release (client id, id of its `tcpclean`) if `node` still has the connection. Those that were released."""
+def abandon(at: Instance, node: str, now: int, clients: Sequence[tuple[str, str]]) -> Steps[int]:
+    """Release (client id, id of its `tcpclean`) if `node` still has the connection. How many were released."""
     calls: list[Any] = [Call("abandon", at.keys.session(client), (client, node, now, id)) for client, id in clients]
-    released: list[str] = []
+    released = 0
     for (client, _), (mine, counts) in zip(clients, checked((yield calls)), strict=True):
         at.counts.take(shard_of(client), counts)
         if mine:
             at.counts.appended.append(shard_of(client))
-            released.append(client)
+            released += 1
     return released

@@ -1,8 +1,8 @@
 -- include lib/session
 -- Make a node and channel the owner of a session (Store.claim). KEYS: Keys.session.
 -- ARGV: client id, node, channel, ip, kind, now, id of connect, id of tcpclean, gentle, limit of the outbox, its items in other shards, will ("": none)
--- Returns {"owned", node, channel}, {"full", items} or {"ok", epoch, present, subscriptions, inbound, backlog, counts}; not present:
--- subscriptions are those that were deleted.
+-- Returns {"owned", node, channel}, {"full", items} or {"ok", epoch, present, subscriptions, inbound, backlog, rows in flight, counts, freed};
+-- not present: subscriptions are those that were deleted.
 local client = read_client(ARGV[1])
 local node, kind, now, will = ARGV[2], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[12]
 local owned = client.node ~= ''
@@ -28,11 +28,12 @@ else
   redis.call('ZREM', GONE, client.id)
 end
 local present = kind == PERSISTENT and client.kind == PERSISTENT
-local subscriptions, inbound, backlog = {}, {}, 0
+local subscriptions, inbound, backlog, flying = {}, {}, 0, {}
 if present then
   subscriptions = redis.call('HGETALL', SUBSCRIPTIONS)
   inbound = redis.call('HGETALL', INBOUND)
   backlog = count_backlog()
+  flying = rows_in_flight()
 elseif client.kind ~= NONE then
   subscriptions = forget_session(client)
 end
@@ -50,4 +51,4 @@ if will ~= '' then
 else
   redis.call('DEL', WILL)
 end
-return {'ok', epoch, present and 1 or 0, subscriptions, inbound, backlog, counts_of(COUNTS)}
+return {'ok', epoch, present and 1 or 0, subscriptions, inbound, backlog, flying, counts_of(COUNTS), freed}
