@@ -24,6 +24,7 @@ from gateway.store.sqlite import SqliteStore
 from gateway.transports import tcp
 
 DRAIN_SECONDS = 5.0
+ACCEPTS_AMONG_WORKERS = 8  # in one go: a burst is for all of them
 
 
 class StartError(Exception):
@@ -104,10 +105,11 @@ class Ending(NamedTuple):
 
 
 class Sockets(NamedTuple):
-    """What a gateway listens on, when it did not bind it itself. http: None for off."""
+    """What a gateway listens on. http: None when it is off, or not bound yet. at_once: connections to accept in one go."""
 
     mqtt: list[tcp.Socket]
-    http: tcp.Socket | None
+    http: tcp.Socket | None = None
+    at_once: int = tcp.ACCEPTS_ALONE
 
 
 async def serve(
@@ -121,16 +123,16 @@ async def serve(
     with the node's views, or with None when it was told to end before it listened. Raises StartError."""
     settings.gateway.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _one_error():
-        listeners = tcp.bind(settings.mqtt.tcp, settings.mqtt.backlog) if sockets is None else sockets.mqtt
+        sockets = sockets or Sockets(tcp.bind(settings.mqtt.tcp, settings.mqtt.backlog))
         try:
             async with trio.open_nursery() as nursery:
                 if ending is None:
                     ending = Ending.never()
                     await nursery.start(ending.on_signals, signal.SIGINT, signal.SIGTERM)
-                await _until_ending(settings, Sockets(listeners, sockets.http if sockets else None), ending, task_status)
+                await _until_ending(settings, sockets, ending, task_status)
                 nursery.cancel_scope.cancel()
         finally:
-            for listener in listeners:
+            for listener in sockets.mqtt:
                 listener.close()
 
 
@@ -169,7 +171,7 @@ async def _run(settings: Settings, sockets: Sockets, ending: Ending, task_status
             flusher = tcp.Flusher(settings.limits.send_timeout_seconds)
             await services.start(flusher.run)
             async with trio.open_nursery() as links:
-                await _accept(settings, sockets.mqtt, node, flusher, links, ending, task_status)
+                await _accept(settings, sockets, node, flusher, links, ending, task_status)
             observe.log.info("stopping")
             await node.drain(DRAIN_SECONDS)
             services.cancel_scope.cancel()
@@ -179,7 +181,7 @@ async def _run(settings: Settings, sockets: Sockets, ending: Ending, task_status
 
 async def _accept(
     settings: Settings,
-    listeners: list[tcp.Socket],
+    sockets: Sockets,
     node: Node,
     flusher: tcp.Flusher,
     links: trio.Nursery,
@@ -195,9 +197,10 @@ async def _accept(
         finally:
             transport.free()
 
+    listeners = sockets.mqtt
     async with trio.open_nursery() as accepting:
         for listener in listeners:
-            accepting.start_soon(tcp.accept, listener, flusher, handle, links)
+            accepting.start_soon(tcp.accept, listener, flusher, handle, links, sockets.at_once)
         gc.collect()
         gc.freeze()  # what lives as long as the process is never looked at again
         gc.set_threshold(50_000, 20, 50)

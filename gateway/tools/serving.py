@@ -63,7 +63,7 @@ def _work(settings: Settings, own: workers.Inherited) -> int:
             nursery.start_soon(own.obey, ending)
 
             async def serve_all(*, task_status: trio.TaskStatus[object]) -> None:
-                sockets = app.Sockets(own.sockets["mqtt.tcp"], own.http)
+                sockets = app.Sockets(own.sockets["mqtt.tcp"], own.http, app.ACCEPTS_AMONG_WORKERS)
                 await app.serve(complete, ending=ending, sockets=sockets, task_status=task_status)
                 nursery.cancel_scope.cancel()
 

@@ -12,6 +12,7 @@ from gateway import observe
 
 Socket = socket.socket
 RECEIVE_BYTES = 65536
+ACCEPTS_ALONE = 64
 CLOSE_SECONDS = 2.0  # how long a closed link may take to read our last bytes before the socket goes
 BROKEN_ERRNOS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 BUSY_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -230,13 +231,18 @@ def peer_name(address: Sequence[object]) -> str:
 
 
 async def accept(
-    listener: socket.socket, flusher: Flusher, handle: Callable[[TcpTransport], Awaitable[None]], nursery: trio.Nursery
+    listener: socket.socket,
+    flusher: Flusher,
+    handle: Callable[[TcpTransport], Awaitable[None]],
+    nursery: trio.Nursery,
+    at_once: int = ACCEPTS_ALONE,
 ) -> None:
-    """Accept devices until cancelled; each is `handle`d in a task of `nursery`."""
+    """Accept devices until cancelled; each is `handle`d in a task of `nursery`. at_once: how many before other tasks, and other
+    processes that have the same listener, get their turn."""
     while True:
         try:
             await trio.lowlevel.wait_readable(listener)
-            for _ in range(64):  # a connect storm must not starve the connections that are there
+            for _ in range(at_once):  # a connect storm must not starve the connections that are there
                 sock, address = listener.accept()
                 sock.setblocking(False)
                 try:
