@@ -9,15 +9,8 @@ import trio
 
 from deploy.services import Redis, RocketMQ
 from tests.kit.nodes import Nodes
-from tests.kit.services import own_redis
 
 QUICK = {"limits": {"offline_batch": 1000, "offline_interval_seconds": 0.05}}  # a backlog is not to take 30 messages a second
-
-
-@pytest.fixture(scope="session")
-def session_redis() -> Iterator[Redis]:
-    with own_redis() as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the conformance tests run against: the gateway, embedded and on RocketMQ, and with `--oracle` mosquitto as well.
+"""What the conformance tests run against: the gateway (embedded, on RocketMQ, on Redis and RocketMQ), and with `--oracle` mosquitto.
 
 A test that fails on mosquitto is wrong, or is marked `targets("gateway")` with the reason. Each server is started once, on a free port.
 `pytest tests/conformance --oracle -k mosquitto` runs the oracle alone.
@@ -15,7 +15,11 @@ from tests.kit.broker import Broker
 from tests.kit.gateway import Gateway
 from tests.kit.server import Server, mosquitto
 
-GATEWAYS = ("gateway", pytest.param("gateway_on_rocketmq", marks=pytest.mark.services))
+GATEWAYS = (
+    "gateway",
+    pytest.param("gateway_on_rocketmq", marks=pytest.mark.services),
+    pytest.param("gateway_on_redis", marks=pytest.mark.services),  # and RocketMQ
+)
 LIMITS = {"topic_length": 1024, "subscriptions_per_client": 1000}
 
 
@@ -37,7 +41,9 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         server.terminate()
         return
     settings: dict[str, dict[str, object]] = {"limits": dict(LIMITS)}
-    if request.param == "gateway_on_rocketmq":
+    if request.param == "gateway_on_redis":
+        settings["store"] = {"url": request.getfixturevalue("session_redis").url}
+    if request.param != "gateway":
         run = uuid.uuid4().hex[:8]
         settings["backend"] = {"url": f"rocketmq://{request.getfixturevalue('rocketmq').namesrv}"}
         settings["bridge"] = {"topics": [f"any{run}"], "default_topic": f"any{run}"}

@@ -116,6 +116,13 @@ def own_redis() -> Iterator[Redis]:
         server.kill()
 
 
+@pytest.fixture(scope="session")
+def session_redis() -> Iterator[Redis]:
+    """A Redis for all tests of this run: use an instance of your own, break nothing."""
+    with own_redis() as server:
+        yield server
+
+
 @pytest.fixture
 def redis() -> Iterator[Redis]:
     """An empty Redis of this test, with `appendfsync always`: kill it, restart it."""
