@@ -40,9 +40,9 @@ if #changed == 0 and not widening then
   return packed_head(version, shaped, wide, widened)
 end
 if version == 0 then
-  -- by the clock, so that versions go on growing when Redis has lost everything: whoever remembers an older one is told to forget it
+  -- by the clock (us), so that versions go on growing when Redis has lost everything: whoever remembers an older one is told to forget it
   local now = redis.call('TIME')
-  version = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+  version = tonumber(now[1]) * 1000000 + tonumber(now[2])
   widened = version
 end
 if #changed > 0 then
