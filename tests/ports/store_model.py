@@ -48,6 +48,10 @@ class Model:
         if session.will is not None:
             self.outbox.append((client, session.will))
 
+    @staticmethod
+    def client_of(item: Event | tuple[str, Will]) -> str:
+        return item.client_id if isinstance(item, Event) else item[0]
+
     def outbox_full(self, claim: Claim) -> bool:
         older = self.sessions.get(claim.client_id)
         owned = older is not None and older.node is not None
@@ -74,7 +78,11 @@ class Model:
         return session if session is not None and self.epochs[client] == epoch else None
 
     def release(self, release: Release) -> bool:
-        session = self.owner(release.client_id, release.epoch)
+        if release.epoch:
+            session = self.owner(release.client_id, release.epoch)
+        else:
+            session = self.sessions.get(release.client_id)
+            session = session if session is not None and session.channel_id == release.channel_id else None
         if session is None or session.node is None:
             return False
         if release.polite:
@@ -91,6 +99,10 @@ class Model:
         self.clocks[client] = (time, seq, now)
         if not session.persistent:
             del self.sessions[client]
+
+    def abandoned_by(self, client: str) -> None:
+        """The operations of a lost node's connection may be fenced off from now on, or not; nothing depends on them."""
+        self.epochs[client] = -1
 
     def owned(self, node: str) -> list[str]:
         return [client for client, session in self.sessions.items() if session.node == node]
@@ -133,11 +145,15 @@ class Model:
 
     # -- time
 
-    def expire(self, now: int) -> tuple[set[str], int]:
+    def expire(self, now: int) -> tuple[dict[str, set[str]], int]:
         old = [entry for entry in self.all_waiting() if entry.message.stored_at <= now - self.retention]
         for entry in old:
             self.drop(entry)
-        gone = {client for client, session in self.sessions.items() if session.node is None and session.left_at <= now - self.expiry}
+        gone = {
+            client: set(session.subscriptions)
+            for client, session in self.sessions.items()
+            if session.node is None and session.left_at <= now - self.expiry
+        }
         for client in gone:
             del self.sessions[client]
         for client, (_, _, left) in list(self.clocks.items()):

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import trio
 
-from gateway.ports import Message, Properties, Release, Retained, StoreError, Subscription, Will
-from tests.ports.stores import PLACES, Place, claim_of, connect, done, kinds, leave, new_id, outbox, will
-
-
-@pytest.fixture(params=sorted(PLACES))
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return PLACES[request.param](tmp_path)
+from gateway.ports import Message, Owned, Properties, Release, Retained, StoreError, Subscription, Will
+from tests.ports.stores import (
+    Place,
+    claim_of,
+    connect,
+    done,
+    drain,
+    kinds,
+    leave,
+    neighbours,
+    new_id,
+    outbox,
+    release_of,
+    shards,
+    take,
+    will,
+)
 
 
 async def test_a_claim_appends_its_connect_event(place: Place) -> None:
     async with place.open() as store:
         claim = claim_of("a", 1000)
-        claimed = await store.claim(claim)
+        claimed = await take(store, claim)
         (item,) = await outbox(store)
     assert not claimed.present
     assert item.client_id == "a"
@@ -32,9 +41,9 @@ async def test_a_claim_appends_its_connect_event(place: Place) -> None:
 async def test_a_taken_over_owner_leaves_its_event_and_will_before_the_connect(place: Place) -> None:
     async with place.open() as store:
         first = claim_of("a", 1000, will=will("first"))
-        older = await store.claim(first)
+        older = await take(store, first)
         second = claim_of("a", 3000, node="n2")
-        newer = await store.claim(second)
+        newer = await take(store, second)
         items = await outbox(store)
     assert newer.epoch > older.epoch
     assert kinds(items) == ["connect", "tcpclean", "will", "connect"]
@@ -58,7 +67,7 @@ async def test_a_released_owner_is_not_taken_over(place: Place) -> None:
 async def test_a_polite_release_discards_the_will(place: Place, persistent: bool) -> None:
     async with place.open() as store:
         claimed = await connect(store, "a", will=will(), persistent=persistent)
-        release = Release("a", claimed.epoch, "n1", True, "bye", 2000, (new_id(), new_id()))
+        release = Release("a", claimed.epoch, "", "n1", True, "bye", 2000, (new_id(), new_id()))
         assert await store.release(release) is True
         items = await outbox(store)
     assert kinds(items) == ["connect", "disconnect", "tcpclean"]
@@ -105,6 +114,47 @@ async def test_event_times_grow_whatever_the_clock_and_the_session_do(place: Pla
     assert [event.seq for event in events] == list(range(1, 9))
 
 
+async def test_a_gentle_claim_asks_first(place: Place) -> None:
+    async with place.open() as store:
+        claim = claim_of("a", will=will())
+        owner = await take(store, claim)
+        before = await outbox(store)
+        for persistent in (True, False):
+            assert await store.claim(claim_of("a", node="n2", gentle=True, persistent=persistent)) == Owned("n1", claim.channel_id)
+        assert await outbox(store) == before
+        assert await done(store.subscribe, "a", owner.epoch, [Subscription("p", 1, 1)]) is True  # still the owner
+        await connect(store, "a", gentle=True)  # this node's own connection needs no asking
+        assert kinds(await outbox(store)) == ["connect", "tcpclean", "will", "connect"]
+        again = await connect(store, "a", node="n2")
+        assert await leave(store, "a", again.epoch, node="n2")
+        assert (await connect(store, "a", gentle=True)).present  # nobody's
+        await connect(store, "never seen", gentle=True)
+
+
+async def test_a_release_without_an_epoch_goes_by_the_channel(place: Place) -> None:
+    async with place.open() as store:
+        older, newer = claim_of("a"), claim_of("a", node="n2", will=will())
+        await store.claim(older)
+        await store.claim(newer)
+        assert await store.release(release_of("a", 0, channel_id=older.channel_id)) is False
+        assert await store.release(release_of("a", 0, channel_id="unknown")) is False
+        assert await store.release(release_of("nobody", 0, channel_id=newer.channel_id)) is False
+        assert await store.release(release_of("a", 0, channel_id=newer.channel_id, polite=False, node="n2")) is True
+        assert await store.release(release_of("a", 0, channel_id=newer.channel_id, polite=False, node="n2")) is False
+        assert kinds(await outbox(store)) == ["connect", "tcpclean", "connect", "tcpclean", "will"]
+
+
+async def test_a_claim_tells_what_filters_it_deleted(place: Place) -> None:
+    async with place.open() as store:
+        epoch = (await connect(store, "a")).epoch
+        await done(store.subscribe, "a", epoch, [Subscription("p/#", 1, 1), Subscription("q", 0, 1)])
+        kept = await connect(store, "a")
+        assert (kept.dropped, sorted(kept.subscriptions)) == ([], [Subscription("p/#", 1, 1), Subscription("q", 0, 1)])
+        gone = await connect(store, "a", persistent=False)
+        assert (gone.present, sorted(gone.dropped), gone.subscriptions) == (False, ["p/#", "q"], [])
+        assert (await connect(store, "a")).dropped == []
+
+
 async def test_the_session_present_flag(place: Place) -> None:
     async with place.open() as store:
         assert not (await connect(store, "a", persistent=False)).present
@@ -128,6 +178,19 @@ async def test_epochs_grow_over_restarts_and_deleted_sessions(place: Place) -> N
     assert epochs == sorted(set(epochs))
 
 
+async def test_many_connections_of_a_lost_node(place: Place) -> None:
+    async with place.open() as store:
+        async with trio.open_nursery() as nursery:
+            for n in range(1500):
+                nursery.start_soon(lambda n=n: connect(store, f"client{n}", node=f"n{n % 3}"))  # type: ignore[misc]
+        await drain(store)
+        assert await store.abandoned("n0", 5000, new_id) == 500
+        items = await drain(store)
+        assert {item.client_id for item in items} == {f"client{n}" for n in range(0, 1500, 3)}
+        assert len(items) == len({item.event.id for item in items if item.event}) == 500
+        assert await store.abandoned("n0", 5000, new_id) == 0
+
+
 async def test_an_abandoned_node_loses_what_it_owned(place: Place) -> None:
     async with place.open() as store:
         clean = await connect(store, "clean", persistent=False, will=will("clean's"))
@@ -136,9 +199,9 @@ async def test_an_abandoned_node_loses_what_it_owned(place: Place) -> None:
         await done(store.subscribe, "kept", kept.epoch, [Subscription("parent/#", 1, 1)])
         await done(store.subscribe, "clean", clean.epoch, [Subscription("parent/#", 1, 1)])
     async with place.open() as store:  # the node's next life
-        seen = (await outbox(store))[-1].position
+        await drain(store)
         assert await store.abandoned("n1", 5000, new_id) == 2
-        items = await store.outbox(seen, 100)
+        items = await outbox(store)
         assert await store.abandoned("n1", 5000, new_id) == 0
         assert await leave(store, "kept", kept.epoch) is False
         assert await store.present(["clean", "kept", "other"]) == {"kept", "other"}
@@ -155,32 +218,61 @@ async def test_an_abandoned_node_loses_what_it_owned(place: Place) -> None:
 
 async def test_the_outbox_gives_items_by_position_and_forgets_removed_ones(place: Place) -> None:
     async with place.open() as store:
-        for name in "abcde":
+        names = neighbours(store, 6)
+        shard = store.shard_of(names[0])
+        for name in names[:5]:
             await connect(store, name)
-        items = await store.outbox(0, 3)
-        assert [item.client_id for item in items] == ["a", "b", "c"]
-        assert [item.client_id for item in await store.outbox(items[-1].position, 10)] == ["d", "e"]
-        await done(store.outbox_remove, [items[0].position, items[2].position])
-        await done(store.outbox_remove, [items[0].position])
+        items = await store.outbox(shard, 0, 3)
+        assert [item.client_id for item in items] == names[:3]
+        assert [item.client_id for item in await store.outbox(shard, items[-1].position, 10)] == names[3:5]
+        await done(store.outbox_remove, shard, [items[0].position, items[2].position])
+        await done(store.outbox_remove, shard, [items[0].position])
         assert store.stats().outbox == 3
         newest = (await outbox(store))[-1].position
-        await done(store.outbox_remove, [item.position for item in await outbox(store)])
+        await drain(store)
+        assert store.stats().outbox == 0
     async with place.open() as store:
-        await connect(store, "f")
+        await connect(store, names[5])
         (item,) = await outbox(store)
         assert item.position > newest
 
 
+async def test_each_client_has_its_shard(place: Place) -> None:
+    async with place.open() as store:
+        names = [f"client{n}" for n in range(300)]
+        for name in names:
+            await connect(store, name)
+        full = await store.outbox_waiting(shards(store))
+        assert full == {store.shard_of(name) for name in names}
+        assert await store.outbox_waiting([]) == set()
+        for shard in full:
+            assert {store.shard_of(item.client_id) for item in await store.outbox(shard, 0, 1000)} == {shard}
+        emptied = store.shard_of(names[0])
+        await done(store.outbox_remove, emptied, [item.position for item in await store.outbox(emptied, 0, 1000)])
+        if store.shards > 1:
+            assert await store.outbox_waiting(shards(store)) == full - {emptied}
+            assert await store.outbox_waiting([emptied]) == set()
+        await drain(store)
+        with trio.fail_after(10):
+            while await store.outbox_waiting(shards(store)):
+                await trio.sleep(0.01)
+
+
 async def test_the_outbox_wakes_its_reader(place: Place) -> None:
     async with place.open() as store:
-        woken = trio.Event()
-        store.on_outbox(woken.set)
+        woken: list[int] = []
+        store.on_outbox(woken.append)
         await done(store.retain, "t", None)
-        assert not woken.is_set()
-        await connect(store, "a")
-        with trio.fail_after(10):
-            await woken.wait()
+        assert not woken
+        claimed = await connect(store, "a")
+        assert woken == [store.shard_of("a")]  # no later than the answer
         assert kinds(await outbox(store)) == ["connect"]
+        assert await leave(store, "a", claimed.epoch)
+        assert woken == [store.shard_of("a")] * 2
+        assert not await leave(store, "a", claimed.epoch)
+        await connect(store, "b")
+        await store.abandoned("n1", 5000, new_id)
+        assert set(woken[2:]) == {store.shard_of("b")}
 
 
 async def test_a_full_outbox_refuses_claims_and_nothing_else(place: Place) -> None:
@@ -194,8 +286,10 @@ async def test_a_full_outbox_refuses_claims_and_nothing_else(place: Place) -> No
             await connect(store, "d")
         assert await store.present(["a", "b", "c", "d"]) == {"a", "b", "c"}
         assert await leave(store, "a", first.epoch, polite=False)  # still the owner, and a release always has room
-        assert kinds(await outbox(store)) == ["connect"] * 3 + ["tcpclean", "will"]
-        await done(store.outbox_remove, [item.position for item in await outbox(store)])
+        items = await outbox(store)
+        assert kinds([item for item in items if item.client_id == "a"]) == ["connect", "tcpclean", "will"]
+        assert len(items) == 5
+        await drain(store)
         await connect(store, "d")
 
 

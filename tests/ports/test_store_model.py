@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from gateway.ports import Claim, Phase, Release, Retained, Store, StoreError, Subscription, Waiting
+from gateway.ports import Claim, Claimed, Event, Phase, Release, Retained, Store, StoreError, Subscription, Waiting
 from tests.ports.store_model import Model
-from tests.ports.stores import PLACES, Place, collect, done, new_id, queue, waiting, will
+from tests.ports.stores import PLACES, STORES, Place, collect, done, new_id, outbox, queue, waiting, will
 
 R = TypeVar("R")
 
@@ -91,10 +91,12 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
-        self.life = Life(type(self).make(Path(self.folder.name)))
+        self.home = type(self).make(Path(self.folder.name))
+        self.life = Life(self.home)
         self.model = Model(1000, 1000, LIMITS["offline_count"], LIMITS["retained_count"], LIMITS["outbox_count"])
         self.now = 10_000
         self.used: list[tuple[str, int]] = []  # (client, epoch), oldest first
+        self.channels: list[tuple[str, str]] = []
         self.places: list[tuple[str, int]] = []  # (client, position) ever given
         for client in ("a", "b"):
             self.claim_one(client, "n1", True, False)
@@ -102,6 +104,7 @@ class StoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "life"):
             self.life.close()
+            self.home.erase()
             self.folder.cleanup()
 
     @property
@@ -110,21 +113,37 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- the registry
 
-    @rule(client=CLIENTS, node=NODES, persistent=st.sampled_from([True, True, True, False]), step=STEPS, with_will=st.booleans())
-    def claim(self, client: str, node: str, persistent: bool, step: int, with_will: bool) -> None:
+    @rule(
+        client=CLIENTS,
+        node=NODES,
+        persistent=st.sampled_from([True, True, True, False]),
+        step=STEPS,
+        with_will=st.booleans(),
+        gentle=st.booleans(),
+    )
+    def claim(self, client: str, node: str, persistent: bool, step: int, with_will: bool, gentle: bool) -> None:
         self.now += step
-        self.claim_one(client, node, persistent, with_will)
+        self.claim_one(client, node, persistent, with_will, gentle)
 
-    def claim_one(self, client: str, node: str, persistent: bool, with_will: bool) -> None:
-        claim = Claim(client, node, new_id(), "1.2.3.4:5", persistent, will() if with_will else None, self.now, (new_id(), new_id()))
+    def claim_one(self, client: str, node: str, persistent: bool, with_will: bool, gentle: bool = False) -> None:
+        ids = (new_id(), new_id())
+        claim = Claim(client, node, new_id(), "1.2.3.4:5", persistent, will() if with_will else None, self.now, ids, gentle)
+        older = self.model.sessions.get(client)
+        if gentle and older is not None and older.node not in (None, node):
+            assert self.life.call(self.store.claim, claim) == (older.node, older.channel_id)
+            return
         if self.model.outbox_full(claim):
             with pytest.raises(StoreError):
                 self.life.call(self.store.claim, claim)
             return
         claimed = self.life.call(self.store.claim, claim)
+        assert isinstance(claimed, Claimed)
+        had = set(older.subscriptions) if older is not None else set()
         assert all(claimed.epoch > epoch for name, epoch in self.used if name == client)
         self.used.append((client, claimed.epoch))
+        self.channels.append((client, claim.channel_id))
         assert claimed.present == self.model.claim(claim, claimed.epoch)
+        assert set(claimed.dropped) == (set() if claimed.present else had)
         session = self.model.sessions[client]
         assert sorted(claimed.subscriptions) == sorted(session.subscriptions.values())
         assert claimed.inbound == session.inbound
@@ -132,11 +151,15 @@ class StoreMachine(RuleBasedStateMachine):
         assert claimed.backlog == sum(entry.phase is Phase.WAITING for entry in session.queue)
 
     @precondition(lambda self: self.used)
-    @rule(data=st.data(), polite=st.booleans(), step=STEPS)
-    def release(self, data: st.DataObject, polite: bool, step: int) -> None:
+    @rule(data=st.data(), polite=st.booleans(), step=STEPS, by_channel=st.booleans())
+    def release(self, data: st.DataObject, polite: bool, step: int, by_channel: bool) -> None:
         self.now += step
         client, epoch = self.owner(data)
-        release = Release(client, epoch, "n1", polite, "closed", self.now, (new_id(), new_id()))
+        channel = ""
+        if by_channel:
+            client, channel = data.draw(st.sampled_from(self.channels[-4:]))
+            epoch = 0
+        release = Release(client, epoch, channel, "n1", polite, "closed", self.now, (new_id(), new_id()))
         assert self.life.call(self.store.release, release) is self.model.release(release)
 
     @rule(node=NODES)
@@ -144,20 +167,26 @@ class StoreMachine(RuleBasedStateMachine):
         owned = self.model.owned(node)
         before = len(self.model.outbox)
         assert self.life.call(self.store.abandoned, node, self.now, new_id) == len(owned)
-        items = self.life.call(self.store.outbox, 0, 1000)[before:]
-        ids = {item.client_id: item.event.id for item in items if item.event}
-        for client in dict.fromkeys(item.client_id for item in items):  # in which order the clients go is free
+        items = self.life.call(outbox, self.store)
+        assert len(items) >= before
+        ids = {item.client_id: item.event.id for item in items if item.event and item.event.type == "tcpclean"}  # the last of each
+        for client in owned:
             self.model.leave(client, self.model.sessions[client], ids[client], self.now, "node_lost", node, True)
+            self.used = [(name, epoch) for name, epoch in self.used if name != client]
+            self.model.abandoned_by(client)
 
     def owner(self, data: st.DataObject) -> tuple[str, int]:
         """Mostly one of the newest."""
         return data.draw(st.sampled_from(self.used[-4:]))
 
-    @rule(n=st.integers(1, 12))
-    def drain(self, n: int) -> None:
-        items = self.life.call(self.store.outbox, 0, n)
-        self.life.call(done, self.store.outbox_remove, [item.position for item in items])
-        del self.model.outbox[:n]
+    @rule(n=st.integers(1, 12), client=CLIENTS)
+    def drain(self, n: int, client: str) -> None:
+        shard = self.store.shard_of(client)
+        items = self.life.call(self.store.outbox, shard, 0, n)
+        self.life.call(done, self.store.outbox_remove, shard, [item.position for item in items])
+        there = [item for item in self.model.outbox if self.store.shard_of(self.model.client_of(item)) == shard]
+        for item in there[:n]:
+            self.model.outbox.remove(item)
 
     # -- sessions
 
@@ -203,8 +232,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- messages that wait
 
-    @rule(entries=st.lists(st.tuples(CLIENTS, KEYS, st.sampled_from(["p", "p", "p/a"]), st.booleans(), st.booleans()), max_size=4))
-    def put(self, entries: list[tuple[str, str, str, bool, bool]]) -> None:
+    @rule(
+        data=st.data(),
+        alone=st.booleans(),
+        entries=st.lists(st.tuples(CLIENTS, KEYS, st.sampled_from(["p", "p", "p/a"]), st.booleans(), st.booleans()), max_size=4),
+    )
+    def put(self, data: st.DataObject, alone: bool, entries: list[tuple[str, str, str, bool, bool]]) -> None:
         made: list[Waiting] = []
         for client, key, topic, sent, exactly in entries:
             source = (queue(), 7) if exactly else None
@@ -212,11 +245,17 @@ class StoreMachine(RuleBasedStateMachine):
             # all bodies of one (id, topic) are equal, as those of one message are
             stored_at = next((e.message.stored_at for e in self.model.all_waiting() if e.message.id == key), self.now)
             entry = waiting(client, key, topic=topic, stored_at=stored_at, qos=1 + exactly, phase=phase, packet_id=packet_id, source=source)
+            entry.epoch = data.draw(st.sampled_from([0, *(epoch for name, epoch in self.used[-4:] if name == client)]))
+            entry.alone = alone
             made.append(entry)
-        positions = self.life.call(done, self.store.offline_put, made)
-        assert len(positions) == len(made)
-        for entry, position in zip(made, positions, strict=True):
+        found = self.life.call(done, self.store.offline_put, made)
+        assert len(found) == len(made)
+        for entry, (position, owner) in zip(made, found, strict=True):
             session = self.model.accepts(entry.client_id)
+            assert owner == (None if session is None else session.node or "")
+            if entry.epoch not in (0, self.model.epochs.get(entry.client_id)):
+                entry.phase, entry.packet_id = Phase.WAITING, 0
+            entry.epoch, entry.alone = 0, False  # said once, not kept
             expected = session is not None and not self.model.waits(entry.client_id, entry.message.id)
             assert bool(position) == expected
             if session is not None and expected:
@@ -234,9 +273,12 @@ class StoreMachine(RuleBasedStateMachine):
     def advance(self, data: st.DataObject, phase: Phase, packet_id: int) -> None:
         client, position = self.place(data)
         entry = self.model.entry(client, position)
-        update = waiting(client, "K1", position=position, phase=phase, packet_id=packet_id)
-        assert self.life.call(done, self.store.offline_put, [update]) == [position if entry else 0]
-        if entry:
+        epoch = data.draw(st.sampled_from([0, *(epoch for name, epoch in self.used[-4:] if name == client)]))
+        update = waiting(client, "K1", position=position, phase=phase, packet_id=packet_id, epoch=epoch)
+        mine = entry is not None and epoch in (0, self.model.epochs.get(client))
+        ((changed, _),) = self.life.call(done, self.store.offline_put, [update])
+        assert changed == (position if mine else 0)
+        if entry is not None and mine:
             self.model.advance(entry, phase, packet_id)
 
     def place(self, data: st.DataObject) -> tuple[str, int]:
@@ -285,9 +327,9 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(step=st.sampled_from([0, 100, 300, 999, 1500]))
     def expire(self, step: int) -> None:
         self.now += step
-        sessions, offline = self.life.call(self.store.expire, self.now)
+        sessions, offline = self.life.call(self.store.expire, self.now, range(self.store.shards))
         gone, removed = self.model.expire(self.now)
-        assert (set(sessions), offline) == (gone, removed)
+        assert ({name: set(filters) for name, filters in sessions.items()}, offline) == (gone, removed)
 
     @rule()
     def restart(self) -> None:
@@ -298,15 +340,18 @@ class StoreMachine(RuleBasedStateMachine):
         if not hasattr(self, "life"):
             return
         model, store, call = self.model, self.store, self.life.call
-        items = call(store.outbox, 0, 1000)
-        assert [item.event or (item.client_id, item.will.message.id if item.will else "") for item in items] == [
-            (item[0], item[1].message.id) if isinstance(item[1], type(will())) else item for item in model.outbox
-        ]
+        items = call(outbox, store)
+        for name in ("a", "b", "c"):
+            there = [item.event or (name, item.will.message.id if item.will else "") for item in items if item.client_id == name]
+            assert there == [
+                item if isinstance(item, Event) else (name, item[1].message.id) for item in model.outbox if model.client_of(item) == name
+            ]
+        assert call(store.outbox_waiting, range(store.shards)) >= {store.shard_of(model.client_of(item)) for item in model.outbox}
         assert call(store.present, ["a", "b", "c"]) == {name for name, session in model.sessions.items() if session.persistent}
         rows = [(name, row) for name, session in model.sessions.items() for row in session.subscriptions.values()]
         assert sorted(call(collect, store.subscriptions())) == sorted(rows)
         known = [(name, key, *place) for name, session in model.sessions.items() for key, place in session.remembered.items()]
-        assert sorted(call(collect, store.remembered())) == sorted(known)
+        assert sorted(call(collect, store.remembered(range(store.shards)))) == sorted(known)
         for name in ("a", "b", "c"):
             entries = model.sessions[name].queue if name in model.sessions else []
             assert call(store.offline_get, name, 100) == [entry for entry in entries if entry.phase is Phase.WAITING]
@@ -316,7 +361,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert store.stats() == (persistent, len(rows), len(model.all_waiting()), len(model.retained), len(model.outbox))
 
 
-@pytest.mark.parametrize("name", sorted(PLACES))
+@pytest.mark.parametrize("name", STORES)
 def test_the_store_behaves_as_its_model(name: str) -> None:
     machine = type("Machine", (StoreMachine,), {"make": staticmethod(PLACES[name])})
     modest = settings(max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))

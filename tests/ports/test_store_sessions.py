@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 from gateway.ports import Phase, Subscription
-from tests.ports.stores import PLACES, Place, collect, connect, done, leave, queue, waiting
-
-
-@pytest.fixture(params=sorted(PLACES))
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return PLACES[request.param](tmp_path)
+from tests.ports.stores import Place, collect, connect, done, leave, put, queue, shards, waiting
 
 
 async def test_subscriptions_are_added_replaced_and_removed(place: Place) -> None:
@@ -62,16 +54,16 @@ async def test_a_clean_claim_deletes_everything_stored(place: Place) -> None:
         epoch = (await connect(store, "a")).epoch
         await done(store.subscribe, "a", epoch, [Subscription("p/#", 1, 1)])
         await done(store.inbound_put, "a", epoch, 7, "KEY")
-        one, _ = await done(store.offline_put, [waiting("a", "M1", qos=2, source=(queue(), 5)), waiting("a", "M2")])
+        one, _ = await put(store, [waiting("a", "M1", qos=2, source=(queue(), 5)), waiting("a", "M2")])
         await done(store.offline_remove, "a", [one])
         assert not (await connect(store, "a", persistent=False)).present
         assert store.stats() == (0, 0, 0, 0, 3)
         assert await collect(store.subscriptions()) == []
-        assert await collect(store.remembered()) == []
+        assert await collect(store.remembered(shards(store))) == []
         for present in (False, True):
             claimed = await connect(store, "a")
             assert (claimed.present, claimed.subscriptions, claimed.inbound, claimed.inflight, claimed.backlog) == (present, [], {}, [], 0)
-        assert await done(store.offline_put, [waiting("a", "M1")]) != [0]  # its key is not remembered any more
+        assert await put(store, [waiting("a", "M1")]) != [0]  # its key is not remembered any more
 
 
 async def test_a_clean_session_is_gone_after_its_release(place: Place) -> None:
@@ -151,7 +143,7 @@ async def test_a_session_comes_back_whole(place: Place) -> None:
         await done(store.subscribe, "a", epoch, [Subscription("p/#", 1, 1)])
         await done(store.inbound_put, "a", epoch, 7, "KEY")
         sent = waiting("a", "M1", packet_id=3, phase=Phase.SENT, retain=True, payload=b"\0\xff", topic="ü/x")
-        sent.position, *_ = await done(store.offline_put, [sent, waiting("a", "M2"), waiting("a", "M3")])
+        sent.position, *_ = await put(store, [sent, waiting("a", "M2"), waiting("a", "M3")])
     async with place.open() as store:
         claimed = await connect(store, "a")
     assert claimed.present
