@@ -38,7 +38,7 @@ class Offline:
         self._strict = settings.offline.order == "strict"
         self.pulling = Pulling(self, store, settings)
         self._hurried: set[Mailbox] = set()  # whose backlog the device asked for just now: it comes as fast as it is acknowledged
-        self._removing: set[tuple[str, int]] = set()  # acknowledged, and perhaps still in the store
+        self._removing: dict[str, set[int]] = {}  # acknowledged, and perhaps still in the store
         self._feeds: dict[Mailbox, bool] = {}  # whose backlog is being brought; True: look once more before the end
         self._nursery: trio.Nursery | None = None
         self._failed: deque[Callable[[], None]] = deque()
@@ -160,20 +160,24 @@ class Offline:
 
     def remove(self, client_id: str, position: int) -> None:
         """The device has it."""
-        self._removing.add((client_id, position))
+        removing = self._removing.setdefault(client_id, set())
+        removing.add(position)
 
         def done(result: Any) -> None:
-            self._removing.discard((client_id, position))
             if isinstance(result, StoreError):
                 observe.note(observe.Fact.STORE_FAILED, operation="offline_remove", client_id=client_id, error=str(result))
-                self._removing.add((client_id, position))
                 self._failed.append(lambda: self.remove(client_id, position))
+                return
+            removing.discard(position)
+            if not removing and self._removing.get(client_id) is removing:
+                del self._removing[client_id]
 
         self._store.offline_remove(client_id, [position], done)
 
-    def removing(self, item: Waiting) -> bool:
-        """It is acknowledged, and perhaps still in the store."""
-        return (item.client_id, item.position) in self._removing
+    def had(self, mailbox: Mailbox) -> set[int]:
+        """Positions of what is on its way to the device, or acknowledged and perhaps still in the store. To be asked before and after the
+        store is read: what is removed meanwhile has left the second answer, and what came meanwhile is not in the first."""
+        return mailbox.positions() | self._removing.get(mailbox.client_id, set())
 
     def overflowed(self, mailbox: Mailbox, entry: Entry) -> None:
         """The mailbox has no place for it: it joins the backlog, which is (again) brought in batches, or waits for a request."""
@@ -257,12 +261,12 @@ class Offline:
         """One batch into the mailbox, as far as it has room: the position up to which it went, and whether there may be more."""
         if mailbox.ended:
             return after, False
-        here = mailbox.positions()  # also what is acknowledged and removed while the store answers
+        had = self.had(mailbox)
         waiting = await self._store.offline_get(mailbox.client_id, self._batch, after=after)
-        here |= mailbox.positions()
+        had |= self.had(mailbox)
         now = trio.current_time()
         for item in waiting:
-            known = item.position in here or self.removing(item) or not (mailbox.asking is None or item.retain)
+            known = item.position in had or not (mailbox.asking is None or item.retain)
             if not known and not mailbox.add(stored_entry(item, now)):
                 return after, not mailbox.ended
             after = item.position

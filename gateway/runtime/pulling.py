@@ -120,11 +120,11 @@ class Pulling:
         """Answer the first request, as far as messages wait and the mailbox has room. Raises StoreError; then it is asked again."""
         while not mailbox.ended:
             request = asking.requests[0]
-            here = {position for position in mailbox.positions() if position}
-            most = request.most + len(here)  # what is on its way to the device lies in the store until it is acknowledged
+            had = self._offline.had(mailbox)
+            most = request.most + len(had)  # what the device has unacknowledged lies in the store as well
             waiting = await self._store.offline_get(mailbox.client_id, most, newest=request.newest)
-            here |= mailbox.positions()
-            fresh = [item for item in waiting if item.position not in here and not self._offline.removing(item)]
+            had |= self._offline.had(mailbox)
+            fresh = [item for item in waiting if item.position not in had]
             now = trio.current_time()
             for item in fresh[: request.most]:
                 if not mailbox.add(stored_entry(item, now)):

@@ -176,9 +176,10 @@ class ScriptedStore(Store):
         return next(self._numbers)
 
     async def offline_get(self, client_id: str, limit: int, *, newest: bool = False, after: int = 0) -> list[Waiting]:
-        found: list[Waiting] = await self._ask(
-            "offline_get", (limit, after), lambda: [each for each in self.backlog if each.position > after][:limit]
-        )
+        def read() -> list[Waiting]:
+            return sorted((each for each in self.backlog if each.position > after), key=lambda each: each.position, reverse=newest)[:limit]
+
+        found: list[Waiting] = await self._ask("offline_get", (limit, after), read)
         return found
 
     def offline_remove(self, client_id: str, positions: Sequence[int], done: Callable[[Any], None]) -> None:
