@@ -39,7 +39,7 @@ class Parent:
     """A parent of tiny workers as a child process."""
 
     def __init__(self, folder: Path, number: int = 2, **environment: str) -> None:
-        self.port, self.http_port = free_port(), _row_of_ports(number)
+        self.port, self.http_port = free_port(), row_of_ports(number)
         self.out, self.err = folder / "out", folder / "err"
         command = [sys.executable, "-m", "tests.kit.tiny_parent", str(self.port), str(self.http_port), str(number)]
         with self.out.open("wb") as out, self.err.open("wb") as err:
@@ -71,7 +71,7 @@ class Parent:
         return self.process.wait(PATIENCE)
 
 
-def _row_of_ports(number: int) -> int:
+def row_of_ports(number: int) -> int:
     """The first of so many free ports in a row."""
     while True:
         first = free_port()
