@@ -198,7 +198,7 @@ async def test_requests_that_say_nothing_are_acknowledged_and_ignored(qos: int, 
 
 
 async def test_requests_at_qos_0_and_2(autojump_clock: MockClock) -> None:
-    async with waiting(9, limits={"offline_batch": 2}) as run:
+    async with waiting(9, limits={"offline_batch": 2}, bridge={"default_topic": "known"}) as run:
         device = await run.device(answers=2)
         assert await ask(device, request("ASC", 2, 0)) == named(2, 3)
         twice = request("ASC", 2, 2)
