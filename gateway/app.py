@@ -128,7 +128,8 @@ async def serve(
             async with trio.open_nursery() as nursery:
                 if ending is None:
                     ending = Ending.never()
-                    await nursery.start(ending.on_signals, signal.SIGINT, signal.SIGTERM)
+                    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]  # ignored: by nohup
+                    await nursery.start(ending.on_signals, signal.SIGINT, signal.SIGTERM, *hangup)
                 await _until_ending(settings, sockets, ending, task_status)
                 nursery.cancel_scope.cancel()
         finally:

@@ -212,3 +212,10 @@ def test_a_second_gateway_on_the_port_is_refused_in_one_line(tmp_path: Path) -> 
         assert result.stdout == ""
     finally:
         first.stop(signal.SIGTERM)
+
+
+def test_the_end_of_the_terminal_ends_it_in_order(tmp_path: Path) -> None:
+    serving = Serving(tmp_path)
+    serving.start()
+    serving.stop(signal.SIGHUP)
+    assert not (tmp_path / "data" / "control.sock").exists()
