@@ -43,8 +43,8 @@ class Offline:
         self._nursery: trio.Nursery | None = None
         self._failed: deque[Callable[[], None]] = deque()
         self._claiming: dict[str, Watch] = {}
-        # another node has the connection of a session for which something was put; told with its name
-        self.tell: Callable[[str, str], None] = lambda _client_id, _node: None
+        # another node has the connection of a session for which something was put; told with its name and the place
+        self.tell: Callable[[str, str, int], None] = lambda _client_id, _node, _position: None
         self.find: Callable[[str], Mailbox | None] = lambda _client_id: None  # the mailbox of an online client; the router knows
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -94,7 +94,7 @@ class Offline:
             if changed:
                 self.keep(client_id, changed, None, owner)
             if kept and result[-1].owner and self.find(client_id) is None:
-                self.tell(client_id, result[-1].owner)
+                self.tell(client_id, result[-1].owner, 0)  # of a connection that was here: it waits for a request in active mode
 
         observe.count(observe.Fact.OFFLINE_STORED, len(entries))
         self._store.offline_put([waiting_of(client_id, entry) for entry in entries], done)
@@ -147,12 +147,13 @@ class Offline:
                 self._failed.append(lambda: self._put_absent(waiting, message))
                 return
             observe.count(observe.Fact.OFFLINE_STORED, sum(1 for position, _owner in result if position))
-            for item, (_, node) in zip(waiting, result, strict=True):
+            for item, (position, node) in zip(waiting, result, strict=True):
                 mailbox = self.find(item.client_id)
                 if mailbox is not None:  # the device has come meanwhile
                     self.feed(mailbox)
+                    self.pulling.came(mailbox, position)
                 elif node:
-                    self.tell(item.client_id, node)
+                    self.tell(item.client_id, node, position)
             if message.received is not None:
                 message.received.release()
 
@@ -192,14 +193,16 @@ class Offline:
 
     # ------------------------------------------------------------ bringing
 
-    def arrived(self, client_id: str) -> None:
-        """Another node has put something for this session: it was live there, so it does not wait for the next batch."""
+    def arrived(self, client_id: str, position: int) -> None:
+        """Another node has put something for this session: it was live there, so it does not wait for the next batch. position: where it
+        lies, 0 when it is left over from a connection."""
         watch = self._claiming.get(client_id)
         if watch is not None:
             watch.touched = True
         mailbox = self.find(client_id)
         if mailbox is not None:
             self.feed(mailbox, hurry=True)
+            self.pulling.came(mailbox, position)
 
     def watch(self, client_id: str) -> Watch:
         """Its session is about to be claimed: what is put from now on may be missing in the backlog that the claim counts."""

@@ -141,7 +141,25 @@ class Pulling:
             with trio.move_on_after(RETRY_SECONDS):  # the mailbox may end without a word
                 await asking.lot.park()
 
-    # ------------------------------------------------------------ live messages without a place in the mailbox
+    # ------------------------------------------------------------ live messages that lie in the store
+
+    def came(self, mailbox: Mailbox, position: int) -> None:
+        """A live message was put into the store because its device was not seen: it was connecting, or another node had the message. It is
+        brought at once, but in strict order it waits. position: 0 when it was a repeat."""
+        if mailbox.asking is not None and position and not self._strict:
+            self._offline.spawn(self._fetch, mailbox, position)
+
+    async def _fetch(self, mailbox: Mailbox, position: int) -> None:
+        had = self._offline.had(mailbox)
+        try:
+            waiting = await self._store.offline_get(mailbox.client_id, 1, after=position - 1)
+        except StoreError as error:  # then it waits for a request
+            observe.note(observe.Fact.STORE_FAILED, operation="offline_get", client_id=mailbox.client_id, error=str(error))
+            return
+        had |= self._offline.had(mailbox)
+        for item in waiting:
+            if item.position == position and position not in had:
+                mailbox.add(stored_entry(item, trio.current_time()))
 
     def storing(self, mailbox: Mailbox) -> Asking | None:
         """One is on its way into the store, where it waits for a request; whom to tell when it is there (`stored`)."""

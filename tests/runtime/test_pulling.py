@@ -17,6 +17,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from gateway import observe
 from gateway.mqtt.packets import Packet, PingReq, PubAck, PubComp, Publish, PubRec, PubRel, Subscribe
 from gateway.ports import Claimed, OfflineMessage, Phase, Retained, Subscription, Waiting
+from gateway.runtime.outbound import Outbound
 from tests.runtime.kit import Device, Running, running
 from tests.runtime.scripted import ScriptedStore
 
@@ -242,6 +243,28 @@ async def test_live_ones_come_at_once_and_what_overflows_waits_for_a_request(aut
         await wait_all_tasks_blocked()
         assert got(device, 2) == [b"live0", b"live1", b"live3"]
         assert await ask(device, request("ASC", 30)) == [b"live2"]
+
+
+async def test_live_ones_that_were_stored_because_the_device_was_not_seen_come_at_once(autojump_clock: MockClock) -> None:
+    """Once while it connects, once because another node did not know that it is here."""
+    async with waiting(3, limits={"offline_batch": 1}) as run:
+        run.store.holding.add("offline_put")
+        run.node._offline.keep_absent([(ID, 1)], Outbound("known/a", b"met", 1, "met", 1))
+        device = await run.device(answers=1)
+        assert await ask(device, request("ASC", 1)) == named(1)
+        run.store.holding.clear()
+        run.store.answer()
+        await wait_all_tasks_blocked()
+        assert got(device, 2) == [b"met"]
+        place = run.store._place(Waiting(ID, OfflineMessage("e", "known/a", b"elsewhere", 1), 1))
+        run.node._offline.arrived(ID, place)
+        await wait_all_tasks_blocked()
+        assert got(device, 3) == [b"elsewhere"]
+        run.store._place(Waiting(ID, OfflineMessage("l", "known/a", b"left over", 1), 1))
+        run.node._offline.arrived(ID, 0)
+        await trio.sleep(5)
+        assert got(device, 4) == []
+        assert await ask(device, request("ASC", 30)) == [*named(2), b"left over"]
 
 
 async def test_a_message_that_is_overdue_is_not_sent_again(autojump_clock: MockClock) -> None:

@@ -60,8 +60,9 @@ def unpack(parcel: Parcel, settled: Callable[[], None]) -> Carried:
     return Carried(message, head["topic"], head["clients"], head["fleet"], head["replayed"])
 
 
-def feed(client_id: str) -> Parcel:
-    return Parcel({"kind": Kind.FEED, "client": client_id})
+def feed(client_id: str, position: int) -> Parcel:
+    """position: its place in the store, 0 when it is nothing live."""
+    return Parcel({"kind": Kind.FEED, "client": client_id, "position": position})
 
 
 def take(client_id: str, channel_id: str) -> Parcel:

@@ -128,15 +128,15 @@ class Reach:
 
         self._post.send(node, parcels.pack(message, topic, clients, fleet, replayed), sent)
 
-    def tell(self, client_id: str, owner: str) -> None:
-        """Something was put for a session whose connection `owner` has."""
+    def tell(self, client_id: str, owner: str, position: int) -> None:
+        """Something was put for a session whose connection `owner` has; its place in the store, 0 when it is nothing live."""
 
         def sent(there: bool) -> None:
             if not there and owner in self._peers.live:  # a dead one's sessions are claimed, and then it is found
-                self._offline.later(lambda: self.tell(client_id, owner))
+                self._offline.later(lambda: self.tell(client_id, owner, position))
 
         if owner != self._peers.node:
-            self._post.send(owner, parcels.feed(client_id), sent)
+            self._post.send(owner, parcels.feed(client_id, position), sent)
 
     # ------------------------------------------------------------ in
 
@@ -148,7 +148,7 @@ class Reach:
             await self._arrived(parcel, settle, ours)
             return
         if kind == Kind.FEED:
-            self._offline.arrived(head["client"])
+            self._offline.arrived(head["client"], head["position"])
         elif kind == Kind.TAKE:
             link = self._registry.links.get(head["client"])
             if link is not None and link.channel_id == head["channel"]:
