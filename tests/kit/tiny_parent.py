@@ -1,7 +1,9 @@
-"""A parent of tiny workers: `tiny_parent.py PORT HTTP_PORT WORKERS`. Its lines on stdout: `started`, `reloaded`."""
+"""A parent of tiny workers: `tiny_parent.py PORT HTTP_PORT WORKERS`. Its lines on stdout: `started`, `reloaded`. TINY_ENDING: seconds that
+workers have to end."""
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from typing import Any
@@ -10,13 +12,14 @@ import trio
 
 from gateway import observe, workers
 from gateway.settings import Settings, load
+from gateway.workers import crew
 
 
 def settings() -> Settings:
     port, http, number = sys.argv[1:4]
     places: dict[str, Any] = {"mqtt.tcp": f"127.0.0.1:{port}", "http.listen": f"127.0.0.1:{http}" if http != "0" else ""}
     servers = {"store.url": "redis://host", "backend.url": "rocketmq://host:9876"}
-    return load(None, {**places, **servers, "gateway.workers": number, "gateway.shutdown_grace_seconds": "0"})
+    return load(None, {**places, **servers, "gateway.workers": number, "gateway.shutdown_grace_seconds": "0", "gateway.drain_seconds": "0"})
 
 
 def reload() -> Settings:
@@ -33,6 +36,7 @@ async def main() -> None:
 
 if __name__ == "__main__":
     observe.configure("info", True)
+    crew.ENDING_SECONDS = float(os.environ.get("TINY_ENDING", crew.ENDING_SECONDS))
     try:
         trio.run(main)
     except* workers.RefusedError as group:

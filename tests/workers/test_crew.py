@@ -145,6 +145,13 @@ def test_a_second_signal_hurries(parent: Callable[..., Parent]) -> None:
     assert "hurry" in [line["word"] for line in one.lines("told_by_parent")]
 
 
+def test_a_worker_that_does_not_end_is_killed(parent: Callable[..., Parent]) -> None:
+    one = parent(TINY_DEAF="1", TINY_ENDING="0.5").started()
+    one.signal(signal.SIGTERM)
+    assert one.end() == 0
+    assert sorted(line["worker"] for line in one.lines("worker_killed")) == [1, 2]
+
+
 def test_a_worker_that_dies_is_started_again_with_growing_delays(parent: Callable[..., Parent]) -> None:
     one = parent().started()
     other = one.pids()[2]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,6 +100,10 @@ async def device(one: Workers, client_id: str) -> Device:
 
 async def test_each_worker_is_a_whole_node(workers: Callable[..., Workers]) -> None:
     one = await trio.to_thread.run_sync(workers().started)
+    command = [sys.executable, "-m", "gateway.cli", "check", "--config", str(one.config), "--json"]
+    told = (await trio.run_process(command, capture_stdout=True)).stdout.decode().splitlines()
+    names = [json.loads(line)["name"] for line in told]
+    assert {"gateway", "worker 1: cluster", "worker 2: cluster"} <= set(names)
     devices = await crowd(one, 40)
     assert {line["node_id"] for line in one.lines("connected")} == {"test-1", "test-2"}
     assert (one.folder / "data" / "worker-1" / "control.sock").is_socket()
