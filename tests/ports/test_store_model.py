@@ -273,6 +273,7 @@ class StoreMachine(RuleBasedStateMachine):
     def advance(self, data: st.DataObject, phase: Phase, packet_id: int) -> None:
         client, position = self.place(data)
         entry = self.model.entry(client, position)
+        packet_id = packet_id if phase is not Phase.WAITING else 0
         epoch = data.draw(st.sampled_from([0, *(epoch for name, epoch in self.used[-4:] if name == client)]))
         update = waiting(client, "K1", position=position, phase=phase, packet_id=packet_id, epoch=epoch)
         mine = entry is not None and epoch in (0, self.model.epochs.get(client))
