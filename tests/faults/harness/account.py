@@ -15,6 +15,7 @@ from tests.faults.harness.history import FOREVER, History
 # Offsets are committed 2 s after a message is resolved, and a broker writes committed ones down every 5 s; 1 s for the way.
 RESOLVED_SECONDS = 8.0
 AFTER_SECONDS = 15.0  # a dead or frozen node's queues go on within so long
+RETURN_SECONDS = 8.0  # until a node that was away has joined again and queues have moved to it
 HOP_SECONDS = 2.0  # an acknowledgement may still be on its way when its own connection ends
 
 
@@ -211,33 +212,51 @@ def _connection_ended(history: History, device: str, since: float, until: float)
 
 def _repeats_down(history: History, fault: Fault) -> list[Row]:
     """QoS 1 delivered to a session more often than it lies in the backend. Only what was unresolved at the fault, or resolved in the last
-    seconds before it, may be; or what was on its way when the device's own connection ended."""
-    at_risk = 0
+    seconds before it, may be; what was on its way when the device's own connection ended; and the same when a node comes back and takes
+    queues over."""
+    at_fault = at_return = 0
     repeats: list[Offender] = []
+    moved: list[Offender] = []
     strangers: list[Offender] = []
     for (device, id), found in sorted(history.delivered.items()):
-        sessions: dict[int, list[Delivered]] = {}
-        for one in sorted(found):
-            if one.qos == 1:
-                sessions.setdefault(one.session, []).append(one)
-        for mine in sessions.values():
-            risked = [_risked_down(history, one, fault) for one in mine[:-1] or mine]
-            at_risk += sum(risked)
-            extra = len(mine) - max(1, len(history.stored.get(id, ())))
-            repeats += [Offender(id, device)] * extra
-            if extra > sum(risked):
+        stored = min((copy.at for copy in history.stored.get(id, ())), default=FOREVER)
+        copies = max(1, len(history.stored.get(id, ())))
+        for mine in _by_session(found):
+            earlier = mine[:-1] or mine  # the last one was followed by nothing
+            risked = sum(_risked_at_fault(history, one, stored, fault) for one in earlier)
+            movable = sum(_risked_at_return(one, stored, fault) for one in earlier)
+            at_fault, at_return = at_fault + risked, at_return + movable
+            extra = max(0, len(mine) - copies)
+            repeats += [Offender(id, device)] * min(extra, risked)
+            moved += [Offender(id, device)] * min(max(0, extra - risked), movable)
+            if extra > risked + movable:
                 strangers.append(Offender(id, device, "it had acknowledged it long before the fault, or it was stored after the fault"))
     return [
-        Row("repeats_down_1", "QoS 1: delivered again (bound: unresolved, or resolved in the last 8 s)", len(repeats), at_risk, repeats),
+        Row("repeats_down_1", "QoS 1: delivered again (bound: unresolved, or resolved in the last 8 s)", len(repeats), at_fault, repeats),
+        Row("repeats_return_1", "QoS 1: delivered again as the node came back (bound: the same, then)", len(moved), at_return, moved),
         _counted("strange_down", "QoS 1: delivered again though resolved long before, or stored after the fault", strangers),
     ]
 
 
-def _risked_down(history: History, one: Delivered, fault: Fault) -> bool:
+def _by_session(found: list[Delivered]) -> list[list[Delivered]]:
+    """The deliveries at QoS 1, in the order of time, of each session."""
+    sessions: dict[int, list[Delivered]] = {}
+    for one in sorted(found):
+        if one.qos == 1:
+            sessions.setdefault(one.session, []).append(one)
+    return list(sessions.values())
+
+
+def _risked_at_fault(history: History, one: Delivered, stored: float, fault: Fault) -> bool:
     """This delivery may be followed by another one."""
-    stored = min((copy.at for copy in history.stored.get(one.id, ())), default=FOREVER)
     at_fault = stored <= fault.struck and one.at >= fault.begin - RESOLVED_SECONDS
     return at_fault or _connection_ended(history, one.device, one.at, one.at + HOP_SECONDS)
+
+
+def _risked_at_return(one: Delivered, stored: float, fault: Fault) -> bool:
+    """The same for the moment at which the node that was away takes queues back."""
+    returns = fault.part == "gateway" and not fault.alone
+    return returns and fault.end - RESOLVED_SECONDS <= one.at and stored <= fault.end + RETURN_SECONDS
 
 
 def _sessions(history: History) -> Row:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from tests.faults.harness.account import Account, Offender, Row
-from tests.faults.harness.history import FOREVER, History
+from tests.faults.harness.history import History
 
 SHOWN = 3  # offenders of a broken row whose story is told
 LISTED = 20  # offenders of a broken row that are named
+BEFORE_SECONDS, AFTER_SECONDS = 1.0, 6.0  # around a message: which of a device's connections are told
 
 
 def clock(at: float, fault_begin: float) -> str:
@@ -21,43 +22,55 @@ def story(history: History, offender: Offender, begin: float) -> list[str]:
     """Lines about one offender."""
     name = " ".join(word for word in (offender.id, offender.device and f"for {offender.device}") if word)
     lines = [f"{name}{': ' if name and offender.why else ''}{offender.why}"]
-    found = [*_message(history, offender.id)] if offender.id else []
+    found = list(_message(history, offender)) if offender.id else []
     if offender.device:
-        found += _device(history, offender, [at for at, _ in found])
+        moments = [at for at, _ in found] or [begin]
+        found += _device(history, offender.device, min(moments) - BEFORE_SECONDS, max(moments) + AFTER_SECONDS)
     lines += [f"    {clock(at, begin)} {text}" for at, text in sorted(found)]
-    if offender.id and offender.id not in history.stored:
-        lines.append("    never seen in the backend")
-    if offender.id and offender.id not in history.acknowledged:
-        lines.append("    never acknowledged to its sender")
+    if offender.id:
+        others = sum(of == offender.id and device != offender.device for device, of in history.delivered)
+        lines.append(f"    delivered to {others} {'other ' if offender.device else ''}devices")
+        if offender.id not in history.stored:
+            lines.append("    never seen in the backend")
+        if offender.id not in history.acknowledged:
+            lines.append("    never acknowledged to its sender")
     return lines
 
 
-def _message(history: History, id: str) -> Iterator[tuple[float, str]]:
+def _message(history: History, offender: Offender) -> Iterator[tuple[float, str]]:
+    id = offender.id
     for sent in history.published.get(id, ()):
         how = f" packet id {sent.packet_id}{' DUP' if sent.dup else ''} to node {sent.node}" if sent.packet_id else " (server app)"
         yield sent.at, f"published by {sent.by} to {sent.topic} QoS {sent.qos}{how}"
+        if sent.packet_id:
+            yield from _ends(history, sent.by, sent.at, history.acknowledged.get(id, sent.at + AFTER_SECONDS))
     if id in history.acknowledged:
         yield history.acknowledged[id], "acknowledged"
     for copy in history.stored.get(id, ()):
         yield copy.at, f"stored at {copy.queue}/{copy.offset} UNIQ_KEY {copy.key}"
-    for (device, of), found in history.delivered.items():
-        if of == id:
-            for one in found:
-                marks = f"{' DUP' if one.dup else ''}{' (repeat of an unreleased packet id)' if one.again else ''}"
-                yield one.at, f"delivered to {device} by node {one.node} QoS {one.qos} packet id {one.packet_id}{marks}"
+    for one in history.delivered.get((offender.device, id), ()):
+        marks = f"{' DUP' if one.dup else ''}{' (repeat of an unreleased packet id)' if one.again else ''}"
+        yield one.at, f"delivered to {one.device} by node {one.node} QoS {one.qos} packet id {one.packet_id}{marks}"
 
 
-def _device(history: History, offender: Offender, moments: list[float]) -> Iterator[tuple[float, str]]:
-    """Its subscriptions, and its connections around the message."""
-    device = offender.device
-    for one in history.subscriptions:
-        if one.device == device:
+def _ends(history: History, device: str, since: float, until: float) -> Iterator[tuple[float, str]]:
+    """Connections that ended while the message was on its way."""
+    for end in history.ends.get(device, ()):
+        if since <= end.at <= until:
+            yield end.at, f"{device} disconnected from node {end.node}: {end.reason}"
+
+
+def _device(history: History, device: str, since: float, until: float) -> Iterator[tuple[float, str]]:
+    """Its subscriptions up to the message, and its connections around it."""
+    before = [one for one in history.subscriptions if one.device == device and one.at <= until]
+    last = max((one.at for one in before if one.at <= since), default=0.0)
+    for one in before:
+        if one.at >= last:
             yield one.at, f"{device} subscribed {one.filter} QoS {one.qos}{' clean' if one.clean else ''}"
-    first, last = min(moments, default=0.0) - 1, max(moments, default=FOREVER) + 30
     for connection in history.connections(device):
-        if connection.end >= first and connection.begin <= last:
+        if connection.end >= since and connection.begin <= until:
             yield connection.begin, f"{device} connected to node {connection.node}"
-            if connection.end != FOREVER:
+            if connection.end <= until:
                 yield connection.end, f"{device} disconnected from node {connection.node}: {connection.reason or 'replaced'}"
 
 

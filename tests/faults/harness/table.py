@@ -41,7 +41,7 @@ def summary(console: Console, accounts: Sequence[Account]) -> None:
         value = {row.name: row.value for row in account.rows}
         undelivered = sum(value[name] for name in ("undelivered_1", "undelivered_2", "undelivered_clean"))
         cells = [f"{number:,.0f}" for number in (value["published"], value["due"], value["lost"], undelivered, value["twice"])]
-        cells += [f"{value['repeats_up_1']:.0f} / {value['repeats_down_1']:.0f}", f"{value['goes_on']:.1f}"]
+        cells += [f"{value['repeats_up_1']:.0f} / {value['repeats_down_1'] + value['repeats_return_1']:.0f}", f"{value['goes_on']:.1f}"]
         broken = Text("; ".join(f"{row.title}: {shown(row)}" for row in account.broken), "bold red")
         table.add_row(account.fault.name, *cells, broken if account.broken else Text("ok", "green"))
     console.print(table)
