@@ -61,6 +61,10 @@ async def test_an_entry_is_replaced_and_removed_by_its_name_alone(nodes: Nodes) 
     assert (await listed(one, "p", "p"))["p"] == Listed({"a": session("a", "gw/9", 2, 3)}, {node})
     await done(one.index, "p", [], [("p", session("a")), ("p", fleet(node))])
     assert await listed(one, "p", "p") == {}
+    await done(one.index, "p", [("p", session("a", "", 0, 1))], [])
+    await done(one.index, "p", [("p", session("a", "", 1, 1))], [])
+    await done(one.index, "p", [], [("p", session("a"))])
+    assert await shapes(one) == []
 
 
 async def test_a_look_tells_what_changed_since_another(nodes: Nodes) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 import redis
 
 from gateway.ports.cluster import Parcel
 from gateway.store.redis import inbox, index
-from gateway.store.redis.engine import Lockstep
+from gateway.store.redis.engine import Lockstep, Steps
 from tests.kit.services import shared_redis
 from tests.ports.clusters import fleet, new_instance, opened, session
 from tests.ports.stores import done, erase
@@ -153,6 +155,42 @@ async def test_who_knew_more_than_a_redis_that_lost_its_data_is_told_to_forget(i
         assert (again.changed, again.shapes, list(again.listed)) == (None, ["=/=/="], ["p/x/y"])
         assert again.version > known.version
         assert wide.version > known.wide.version
+
+
+def one_round(calls: list[Any]) -> Steps[Any]:
+    return (yield calls)
+
+
+async def test_a_look_in_several_calls_is_as_old_as_the_oldest(instance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "CALL_MOST", 1)
+    async with opened(shared_redis().url, instance) as cluster:
+        await done(cluster.index, "p", [("p/a", session("a"))], [])
+        first = await cluster.look("p", 0, [])
+        steps = index.look(cluster._keys, "p", first.version, ["p/a", "p/b"])
+        early, late = next(steps)
+        replies = await cluster._reader.ask(partial(one_round, [early]))
+        await done(cluster.index, "p", [("p/a", session("b")), ("p/b", session("b"))], [])
+        replies += await cluster._reader.ask(partial(one_round, [late]))
+        for both in (replies, replies[::-1]):  # in whichever order they were executed
+            steps = index.look(cluster._keys, "p", first.version, ["p/a", "p/b"])
+            next(steps)
+            with pytest.raises(StopIteration) as end:
+                steps.send(both)
+            assert (end.value.value.version, end.value.value.changed) == (first.version, [])
+
+
+async def test_a_parent_that_was_narrow_and_wide_again_meanwhile_stays_wide(instance: str) -> None:
+    async with opened(shared_redis().url, instance) as cluster:
+        wide = await done(cluster.index, "p", [("p/a", session("a"))], [])
+        await done(cluster.index, "p", [], [("p/a", session("a"))])
+        steps = index.narrow(cluster._keys, "p", wide.version)
+        calls = steps.send(await cluster._writer.ask(partial(one_round, next(steps))))  # it saw the version that it was asked for
+        await cluster.narrow("p", wide.version)
+        again = await done(cluster.index, "p", [("p/a", session("a"))], [("p/b", session("a"))])
+        await done(cluster.index, "p", [], [("p/a", session("a"))])
+        with pytest.raises(StopIteration) as end:
+            steps.send(await cluster._writer.ask(partial(one_round, calls)))
+        assert end.value.value == again
 
 
 @pytest.mark.parametrize(
