@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from gateway import observe
-from gateway.ports import Backend, BackendError, Consumer, Health, Place, Queue, Received, Refusal, Retained, Store, StoreError
+from gateway.ports import Backend, BackendError, Consumer, Health, Queue, Received, Refusal, Retained, Store, StoreError
 from gateway.rules import envelope
 from gateway.runtime.outbound import Outbound
 from gateway.runtime.peers import Peers
@@ -19,6 +19,7 @@ from gateway.settings import Settings
 
 if TYPE_CHECKING:
     from gateway.runtime.cluster.company import Company
+    from gateway.runtime.cluster.reach import Whereabouts
 
 NARROW_SECONDS = 60.0  # the wider filter goes so long after the last filter that needed it
 CLOSE_SECONDS = 5.0
@@ -253,14 +254,14 @@ class Downlink:
             self._read[messages[0].queue] = messages[-1].offset + 1
         old = parent.old.get(messages[0].queue, 0) if parent.old and messages else 0
         readable = [(found, received) for received in messages if (found := self._readable(topic, received)) is not None]
-        places: Mapping[str, Place] = {}
+        whereabouts: Whereabouts | None = None
         if self.company is not None:
-            places = await self.company.reach.prepare(topic, [found for found, _ in readable])
+            whereabouts = await self.company.reach.prepare(topic, [found for found, _ in readable])
         until = trio.current_time() + SLICE_SECONDS
         for found, received in readable:
             if received.offset < old and received.tag == self._uplink_tag:
                 received.replayed = True
-            await self._deliver(topic, found, received, places)
+            await self._deliver(found, received, whereabouts)
             if trio.current_time() > until:
                 await trio.lowlevel.checkpoint()
                 until = trio.current_time() + SLICE_SECONDS
@@ -280,22 +281,22 @@ class Downlink:
             return None
         return found
 
-    async def _deliver(self, topic: str, found: envelope.Downlink, received: Received, places: Mapping[str, Place]) -> None:
+    async def _deliver(self, found: envelope.Downlink, received: Received, whereabouts: Whereabouts | None) -> None:
         if received.replayed and not found.qos:
             return
         message = Outbound(found.shown, received.body, found.qos, received.id, received.stored_at, received)
         company = self.company
         if found.p2p:
             message.volatile = not found.sender_persistent
-            if company is None:
+            if company is None or whereabouts is None:
                 self._router.to_one(found.p2p, message)
             else:
-                company.reach.to_one(found.p2p, message, places)
+                company.reach.to_one(found.p2p, message, whereabouts)
             return
         if found.retain and received.tag == self._downlink_tag:
             self._retain(found, received)
-        if company is not None:
-            company.reach.fan_out(topic, found.topic, message, received.replayed)
+        if company is not None and whereabouts is not None:
+            company.reach.fan_out(found.topic, message, received.replayed, whereabouts)
         await self._router.fan_out(found.topic, message, received.replayed)
 
     def _retain(self, found: envelope.Downlink, received: Received) -> None:

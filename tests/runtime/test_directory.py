@@ -66,8 +66,8 @@ async def test_the_cache_says_what_the_index_says(steps: list[Any]) -> None:
             for filter, clients in step:
                 index.set(filter, clients)
             continue
-        await directory.look("p", [step])
-        found = {client_id for listed in directory.listed("p", step) for client_id in listed.sessions}
+        listed = await directory.find("p", [step])
+        found = {client_id for each in listed[step] for client_id in each.sessions}
         assert found == {client for filter, each in index.listed.items() if topics.matches(filter, step) for client in each.sessions}
 
 
@@ -75,7 +75,31 @@ async def test_what_is_known_is_not_asked_again() -> None:
     index = Index()
     directory = Directory(cast(Cluster, index))
     index.set("a/+", "x")
-    await directory.look("p", ["a/1", "a/2"])
+    await directory.find("p", ["a/1", "a/2"])
     before = index.looks
-    await directory.look("p", ["a/1", "a/2"])
+    await directory.find("p", ["a/1", "a/2"])
     assert index.looks == before + 1, "one look finds that nothing has changed"
+
+
+async def test_a_node_that_is_alone_looks_for_what_it_has_changed_itself() -> None:
+    index = Index()
+    directory = Directory(cast(Cluster, index))
+    index.set("a/+", "x")
+    await directory.find("p", ["a/1"], alone=True)
+    before = index.looks
+    await directory.find("p", ["a/1"], alone=True)
+    assert index.looks == before
+    index.set("a/1", "y")
+    directory.outdate("p")
+    found = await directory.find("p", ["a/1"], alone=True)
+    assert {client_id for each in found["a/1"] for client_id in each.sessions} == {"x", "y"}
+
+
+async def test_what_one_batch_has_found_outlives_the_looks_of_others() -> None:
+    index = Index()
+    directory = Directory(cast(Cluster, index))
+    index.set("a/1", "x")
+    found = await directory.find("p", ["a/1"])
+    index.set("a/1", "y")
+    await directory.find("p", ["b"])
+    assert list(found["a/1"][0].sessions) == ["x"]

@@ -40,6 +40,10 @@ class _Book:
         listed = self.listed
         return {filter for topic in topics for filter in self.filters(topic) if filter not in listed}
 
+    def listeners(self, topic: str) -> list[Listed]:
+        listed = self.listed
+        return [found for filter in self.filters(topic) if (found := listed[filter]) is not NOBODY]
+
     def learn(self, look: Look, asked: Iterable[str]) -> None:
         if look.changed is None:
             self.listed.clear()
@@ -64,10 +68,23 @@ class Directory:
         self._cluster = cluster
         self._books: dict[str, _Book] = {}
 
-    async def look(self, parent: str, topics: Iterable[str] = ()) -> Wide:
-        """Returns when `listed` knows, for each of `topics`, what was true at some moment after the call began. Raises StoreError."""
+    async def look(self, parent: str) -> Wide:
+        """What the cluster says of `parent` now. Raises StoreError."""
+        book = self._books.setdefault(parent, _Book())
+        await self._look(parent, book, set())
+        return book.wide
+
+    async def find(self, parent: str, topics: Iterable[str], *, alone: bool = False) -> dict[str, list[Listed]]:
+        """By topic, of each filter that matches and has listeners: what was true at some moment after the call began. alone: no other node
+        changes the index, so what is known holds. Raises StoreError."""
         topics = set(topics)
         book = self._books.setdefault(parent, _Book())
+        if not alone or book.outdated or book.unknown(topics):
+            await self._look(parent, book, topics)
+        # taken at once: while a batch is delivered, the looks of others forget what has changed
+        return {topic: book.listeners(topic) for topic in topics}
+
+    async def _look(self, parent: str, book: _Book, topics: set[str]) -> None:
         while True:
             asked = book.unknown(topics)
             book.outdated = False
@@ -79,22 +96,11 @@ class Directory:
             if look.version >= book.version:  # else another look, that was asked later, has told more
                 book.learn(look, asked)
             if not book.unknown(topics):
-                return book.wide
-
-    def known(self, parent: str, topics: Iterable[str]) -> bool:
-        """Whether a look would tell nothing new, if no other node changes the index."""
-        book = self._books.get(parent)
-        return book is not None and not book.outdated and not book.unknown(topics)
+                return
 
     def outdate(self, parent: str) -> None:
         """This node changes the index of `parent`."""
         self._books.setdefault(parent, _Book()).outdated = True
-
-    def listed(self, parent: str, topic: str) -> list[Listed]:
-        """Of each filter that matches and has listeners. `topic` was looked up."""
-        book = self._books[parent]
-        listed = book.listed
-        return [found for filter in book.filters(topic) if (found := listed.get(filter, NOBODY)) is not NOBODY]
 
     def empty(self, parent: str) -> bool:
         """Nobody listens, as far as the last look told."""

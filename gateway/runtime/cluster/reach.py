@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
 from gateway import observe
-from gateway.ports import Cluster, Parcel, Place, StoreError
+from gateway.ports import Cluster, Listed, Parcel, Place, StoreError
 from gateway.rules import envelope
 from gateway.rules.presence import Reason
 from gateway.runtime.cluster import parcels
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from gateway.runtime.registry import Registry
 
 RETRY_SECONDS = 0.2
+
+
+class Whereabouts(NamedTuple):
+    """For one batch. listed: by topic, who listens. places: of receivers of P2P, by Client ID."""
+
+    listed: Mapping[str, list[Listed]]
+    places: Mapping[str, Place]
 
 
 class Reach:
@@ -48,7 +55,7 @@ class Reach:
 
     # ------------------------------------------------------------ out
 
-    async def prepare(self, parent: str, messages: Iterable[envelope.Downlink]) -> Mapping[str, Place]:
+    async def prepare(self, parent: str, messages: Iterable[envelope.Downlink]) -> Whereabouts:
         """Before a batch is delivered: find out who listens elsewhere, and where the receivers of P2P are. It waits for the store."""
         topics = set()
         clients = set()
@@ -59,16 +66,15 @@ class Reach:
                 clients.add(message.p2p)
         while True:
             try:
-                if trio.current_time() > self._peers.alone_until or not self._directory.known(parent, topics):
-                    await self._directory.look(parent, topics)
-                return await self._cluster.locate(clients) if clients else {}
+                listed = await self._directory.find(parent, topics, alone=trio.current_time() < self._peers.alone_until)
+                return Whereabouts(listed, await self._cluster.locate(clients) if clients else {})
             except StoreError as error:
                 observe.note(observe.Fact.STORE_FAILED, operation="look", topic=parent, error=str(error))
                 await trio.sleep(RETRY_SECONDS)
 
-    def fan_out(self, parent: str, topic: str, message: Outbound, replayed: bool) -> None:
+    def fan_out(self, topic: str, message: Outbound, replayed: bool, found: Whereabouts) -> None:
         """To the listeners of other nodes, and for stored sessions that are nowhere. This node's are the router's."""
-        listed = self._directory.listed(parent, topic)
+        listed = found.listed[topic]
         if not listed:
             return
         me, live, local = self._peers.node, self._peers.live, self._router.subscribers
@@ -100,9 +106,9 @@ class Reach:
         for node, clients in there.items():
             self._hand_over(node, topic, message, clients, node in fleets, replayed)
 
-    def to_one(self, client_id: str, message: Outbound, places: Mapping[str, Place]) -> None:
-        """P2P, as `prepare` found it."""
-        place = places.get(client_id)
+    def to_one(self, client_id: str, message: Outbound, found: Whereabouts) -> None:
+        """P2P."""
+        place = found.places.get(client_id)
         if place is None or not place.node or place.node == self._peers.node or place.node not in self._peers.live:
             self._router.to_one(client_id, message)
         else:
