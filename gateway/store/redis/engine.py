@@ -20,6 +20,7 @@ from redis.exceptions import ResponseError
 from gateway import observe
 from gateway.ports import Done, StoreError
 from gateway.store.pump import Pump
+from gateway.store.redis import errors
 from gateway.store.redis.errors import Failure
 from gateway.store.redis.scripts import script
 from gateway.store.redis.wire import Request, Servers
@@ -183,12 +184,17 @@ class Lockstep:
         except StoreError as error:
             self._fail(one, error, results)
             return False
+        except ResponseError as error:
+            self._fail(one, errors.refused(self.servers.name, error) or self._fault(error), results)
+            return False
         except Exception as error:  # noqa: BLE001 - logged; one caller's fault must not reach the others
-            observe.log.exception("store_operation_failed", store=self.servers.name)
-            text = f"store {self.servers.name}: an operation failed ({type(error).__name__}: {error})"
-            self._fail(one, Failure(text, "see the traceback in the log"), results)
+            self._fail(one, self._fault(error), results)
             return False
         return True
+
+    def _fault(self, error: Exception) -> Failure:
+        observe.log.exception("store_operation_failed", store=self.servers.name)
+        return Failure(f"store {self.servers.name}: an operation failed ({type(error).__name__}: {error})", "see the traceback in the log")
 
     def _fail(self, one: _Running, error: StoreError, results: list[Any]) -> None:
         self.failures += 1

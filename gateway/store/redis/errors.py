@@ -68,6 +68,11 @@ def refused(name: str, error: Exception) -> Failure | None:
     return Failure(f"store {name}: {wrong}", cure, fatal=code in _FATAL)
 
 
+def not_now(name: str, error: Exception) -> Failure | None:
+    """As `refused`, but for what depends on the command: that its user may not run it is for the caller to judge."""
+    return None if code_of(error) == "NOPERM" else refused(name, error)
+
+
 def unreachable(name: str, error: Exception) -> Failure:
     """No connection could be made; nothing was done."""
     if failure := refused(name, error):

@@ -32,15 +32,8 @@ async def report(url: str) -> list[Health]:
     pump: Pump[Any] = Pump("redis-report", engine, after=lambda: None, died=lambda _: None)
     try:
         await pump.start()
-        line = Line(pump)
-        infos = await line.ask(lambda: _of_each(engine.servers, ("INFO",)))
-        try:
-            configs = await line.ask(lambda: _of_each(engine.servers, ("CONFIG", "GET", *_WANTED)))
-        except StoreError:  # a managed Redis, or a user of few rights
-            configs = [None] * len(infos)
-        many = len(infos) > 1
-        names = [f"{address.shown()} [{n + 1} of {len(infos)}]" if many else address.shown() for n in range(len(infos))]
-        return [row for each in zip(names, infos, configs, strict=True) for row in _rows(*each)]
+        found = await Line(pump).ask(lambda: read(engine.servers))
+        return [row for one in found for row in _rows(*one)]
     except StoreError as error:
         cure = getattr(error, "cure", "see store.url")
         return [Health(address.shown(), False, str(error).removesuffix(f"; {cure}"), cure)]
@@ -48,18 +41,31 @@ async def report(url: str) -> list[Health]:
         await pump.stop()
 
 
-def _of_each(servers: Servers, command: tuple[str, ...]) -> Steps[list[Any]]:
-    calls: list[Call | Command] = [Command(command, key) for key in servers.samples()]
+def read(servers: Servers) -> Steps[list[tuple[str, Any, Any]]]:
+    """The name of each server, and its answers to INFO and CONFIG GET; a managed Redis, or a user of few rights, may refuse the latter."""
+    samples = servers.samples()
+    calls: list[Call | Command] = [Command(args, key) for key in samples for args in (("INFO",), ("CONFIG", "GET", *_WANTED))]
     replies = yield calls
-    return replies
+    names = [f"{servers.name} [{n + 1} of {len(samples)}]" if len(samples) > 1 else servers.name for n in range(len(samples))]
+    return list(zip(names, replies[::2], replies[1::2], strict=True))
 
 
 def _rows(name: str, info: Any, config: Any) -> Iterator[Health]:
     if isinstance(info, ResponseError):
         yield Health(name, False, f"INFO is refused ({info})", "let the user of store.url run INFO")
         return
-    readable = isinstance(config, list)
-    yield from judge(name, info_of(info), _pairs(config) if readable else None)
+    yield from judge(name, info_of(info), _pairs(config) if isinstance(config, list) and config else None)
+
+
+def summary(name: str, info: Any, config: Any) -> Health:
+    """One row of one server, for a store that serves: what may be lost one day is told, but is no reason to be unready."""
+    server, *rest = _rows(name, info, config)
+    persistence = next(iter(rest), server)
+    wrong = next((row for row in (server, persistence) if not row.ok), None)
+    if wrong is not None:
+        return wrong._replace(name=name)
+    details = [row.detail if row.ok else f"ATTENTION: {row.detail}; {row.cure}" for row in (server, *rest)]
+    return Health(name, True, "; ".join(details))
 
 
 def _pairs(config: list[bytes]) -> dict[str, str]:

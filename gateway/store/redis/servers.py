@@ -64,7 +64,7 @@ def parse(url: str) -> Address:
     hosts, _, path = place.partition("/")
     user, colon, password = credentials.partition(":")
     if credentials and not colon:
-        user, password = "", credentials
+        raise _bad("before the @ stand a user name, a colon and a password (or only :password)")
     options = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
     ca, verify = options.pop("ca", ""), options.pop("verify", "1")
     if options or verify not in ("0", "1"):

@@ -144,7 +144,7 @@ class Sharded:
             return reply
         if isinstance(reply, AskError):
             return errors.refused(self.name, ResponseError("TRYAGAIN"))
-        failure = errors.refused(self.name, reply)
+        failure = errors.not_now(self.name, reply)
         if failure is not None:
             self._known = False
         return failure or reply

@@ -30,7 +30,7 @@ from gateway.ports import (
 )
 from gateway.store import packed
 from gateway.store.pump import Pump
-from gateway.store.redis import clock, expiry, health, instance, marks, offline, outbox, registry, sessions
+from gateway.store.redis import clock, expiry, instance, marks, offline, outbox, registry, report, sessions
 from gateway.store.redis import retained as retention
 from gateway.store.redis.cluster import RedisCluster
 from gateway.store.redis.engine import Command, Line, Lockstep, Steps, checked
@@ -283,7 +283,7 @@ class RedisStore:
         found: list[Health] = []
         try:
             with trio.move_on_after(HEALTH_SECONDS):
-                found = await self._reader.ask(partial(health.examine, self._reading.servers))
+                found = [report.summary(*one) for one in await self._reader.ask(partial(report.read, self._reading.servers))]
         except StoreError as error:
             return [Health(self.name, False, str(error), getattr(error, "cure", "start the gateway again"))]
         return found or [Health(self.name, False, f"no answer within {HEALTH_SECONDS:.0f} s", "see whether Redis runs and how busy it is")]

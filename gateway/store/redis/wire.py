@@ -156,7 +156,7 @@ class Wire:
             return reply
         if errors.code_of(reply) in ("READONLY", "MASTERDOWN"):
             self.close()
-        return errors.refused(self.name, reply) or reply
+        return errors.not_now(self.name, reply) or reply
 
     def interrupt(self) -> None:
         connection = self._connection
