@@ -25,6 +25,8 @@ LOG_MOST = 10_000  # changes; who is further behind forgets everything it knows
 LOG_SECONDS = 24 * 3600  # the log of a parent that nobody uses any more
 CALL_MOST = 1000  # changes, or filters asked for, of one script call: about 2 ms of Redis
 
+_NODE = ord("n")
+
 Change = tuple[str, Entry]
 
 
@@ -228,12 +230,14 @@ def _head(packed: bytes | None) -> tuple[int, Wide]:
 
 
 def _listed(flat: Sequence[bytes]) -> Listed:
-    found = Listed()
-    for member, value in zip(flat[::2], flat[1::2], strict=True):
-        name = member[1:].decode()
-        if member[:1] == b"n":
-            found.nodes.add(name)
+    sessions: dict[str, Entry] = {}
+    nodes: set[str] = set()
+    rest = iter(flat)  # once for each message to a device of a fleet: half the time of slices and `zip`
+    for member in rest:
+        name, value = member[1:].decode(), next(rest)
+        if member[0] == _NODE:
+            nodes.add(name)
         else:
             qos, since, node = value.split(b" ", 2)
-            found.sessions[name] = Entry(name, node.decode(), int(qos), int(since))
-    return found
+            sessions[name] = Entry(name, node.decode(), int(qos), int(since))
+    return Listed(sessions, nodes)
