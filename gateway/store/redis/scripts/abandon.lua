@@ -6,6 +6,7 @@ if client.node ~= ARGV[2] then
   redis.call('SREM', ON .. ARGV[2], client.id)
   return {0, counts_of(COUNTS)}
 end
+part(client)
 leave(client, ARGV[4], tonumber(ARGV[3]), 'node_lost', ARGV[2], true)
 redis.call('HSET', CLIENT, 'epoch', next_number())
 return {1, counts_of(COUNTS)}

@@ -17,6 +17,7 @@ local items = tonumber(redis.call('HGET', COUNTS, 'outbox') or 0) + tonumber(ARG
 if items + needed > tonumber(ARGV[10]) then
   return {'full', items}
 end
+local epoch = next_number() -- greater than any before, also after the row was pruned
 if owned then
   emit(client, ARGV[8], 'tcpclean', now, 'taken_over', client.node)
   emit_will(client)
@@ -42,7 +43,6 @@ if kind ~= client.kind then
 end
 client.channel, client.ip = ARGV[3], ARGV[4]
 emit(client, ARGV[7], 'connect', now, '', node)
-local epoch = next_number() -- greater than any before, also after the row was pruned
 redis.call('HSET', CLIENT, 'epoch', epoch, 'node', node, 'channel', client.channel, 'ip', client.ip, 'kind', kind,
   'time', client.time, 'seq', client.seq)
 redis.call('SADD', ON .. node, client.id)

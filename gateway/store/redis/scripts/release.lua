@@ -11,6 +11,7 @@ end
 if client.node == '' or not mine then
   return false
 end
+part(client)
 local polite = ARGV[4] == '1'
 if polite then -- the will is discarded [MQTT-3.14.4-3]
   emit(client, ARGV[8], 'disconnect', now, ARGV[5], ARGV[7])

@@ -53,14 +53,19 @@ local function forget_session(client)
   return filters
 end
 
--- The connection is gone: its `tcpclean`, its will if that is due, and a clean session with it.
+-- The first write of a script decides what a Redis with full memory does: after one that needs no memory it lets all the others pass, and
+-- before one that does it refuses. So an end of a connection begins with this, and a claim with a number.
+local function part(client)
+  redis.call('SREM', ON .. client.node, client.id)
+end
+
+-- After `part`: its `tcpclean`, its will if that is due, and a clean session with it.
 local function leave(client, id, now, reason, node, with_will)
   emit(client, id, 'tcpclean', now, reason, node)
   if with_will then
     emit_will(client)
   end
   redis.call('DEL', WILL)
-  redis.call('SREM', ON .. client.node, client.id)
   local kind = client.kind
   if kind == CLEAN then
     forget_session(client)
