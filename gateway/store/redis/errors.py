@@ -53,6 +53,10 @@ class Failure(StoreError):
 def code_of(error: Exception) -> str:
     """The code of a reply that is an error, e.g. "OOM"."""
     names = {one.__name__ for one in type(error).__mro__}
+    if "Authentication required" in str(error):
+        return "NOAUTH"
+    if "user executing the script" in str(error):
+        return "NOPERM"
     for name, code in _CLASSES:
         if name in names:
             return code

@@ -1,6 +1,6 @@
 """The nodes of the instance in Redis: members, their leases and heirs, and what is kept about each node (design section 5).
 
-Slot `{nodes}`: `members`, HASH node -> "<beats> <lost> <heir>", and `incarnation`, the last number given; one for all node ids, so that no
+Slot `{nodes}`: `members`, HASH node -> "<beats> <lost> <heir>" (of one that lives: "<beats> 0 serving", or nothing last), and `incarnation`, the last number given; one for all node ids, so that no
 counter outlives the nodes that it was for and no node's name ever comes again. Slot `{n:<node>}`: `open`, STRING, the bytes in the inbox,
 there only while the inbox takes parcels; `inbox` (`inbox.py`); `filters`, SET of "<parent>\\0<filter>", and `parents`, SET: where the
 node is (or was about to be) written in the indexes of parents, so that `leave` can strike it out. A member owns these keys; they also
@@ -52,10 +52,10 @@ def open_inbox(keys: Keys, node: str) -> Steps[None]:
     checked((yield [Command(("SET", node_keys(keys, node).open, 0, "EX", KEPT_SECONDS))]))
 
 
-def beat(keys: Keys, node: str) -> Steps[bool]:
+def beat(keys: Keys, node: str, serving: bool) -> Steps[bool]:
     """False as well when the inbox is not open: nobody could hand this node anything."""
     alive, kept = checked(
-        (yield [Call("cluster_beat", (members_key(keys),), (node,)), Call("cluster_keep", node_keys(keys, node), (KEPT_SECONDS,))])
+        (yield [Call("cluster_beat", (members_key(keys),), (node, "serving" if serving else "")), Call("cluster_keep", node_keys(keys, node), (KEPT_SECONDS,))])
     )
     return bool(alive == 1 and kept == 1)
 
@@ -64,8 +64,10 @@ def members(keys: Keys) -> Steps[list[Member]]:
     (flat,) = checked((yield [Command(("HGETALL", members_key(keys)))]))
     found = []
     for node, packed in zip(flat[::2], flat[1::2], strict=True):
-        beats, lost, heir = packed.decode().split(" ", 2)
-        found.append(Member(node.decode(), int(beats), lost == "1", heir))
+        beats, lost, more = packed.decode().split(" ", 2)
+        found.append(
+            Member(node.decode(), int(beats), True, more) if lost == "1" else Member(node.decode(), int(beats), False, "", bool(more))
+        )
     return found
 
 
