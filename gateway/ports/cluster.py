@@ -13,12 +13,13 @@ from typing import Any, NamedTuple, Protocol
 
 class Member(NamedTuple):
     """One node of the instance. beats: its lease, a counter that it raises. lost: declared dead; what it left is being cared for by the
-    node in `heir`."""
+    node in `heir`. serving: it has begun, and takes its part of the queues and shards."""
 
     node: str
     beats: int
     lost: bool
     heir: str
+    serving: bool = False
 
 
 @dataclass(slots=True)
@@ -89,7 +90,7 @@ class Cluster(Protocol):
     async def join(self, node_id: str) -> str:
         """A new incarnation with an open inbox: its node name."""
 
-    async def beat(self, node: str) -> bool:
+    async def beat(self, node: str, serving: bool) -> bool:
         """Raise the lease. False: declared dead, or gone."""
 
     async def members(self) -> list[Member]:

@@ -105,6 +105,8 @@ class Node:
             nursery.start_soon(self._sweeper.forget)
             with trio.move_on_after(BRIDGED_SECONDS):  # a PUBLISH to a topic that is being created would be refused
                 await self._downlink.bridged_all()
+            if self._company is not None:
+                await self._company.membership.serve()
             task_status.started()
 
     async def _recover(self) -> None:

@@ -27,10 +27,10 @@ class Views:
     async def health(self) -> list[Health]:
         """Every server and every bridged topic that is not consumed yet; a full backlog is unhealthy as well. Takes 3 s at most."""
         found = [*await self._store.health(), *await self._backend.health(), *self._downlink.health()]
-        if not self._peers.live:
-            found.append(Health("cluster", False, "the other nodes declared this one dead", "it joins again by itself; see the log"))
-        elif self._store.cluster is not None:
-            found.append(Health("cluster", True, f"{self._peers.node} among {', '.join(sorted(self._peers.live))}"))
+        if self._store.cluster is not None:
+            nodes = f"{self._peers.node}; serving: {', '.join(sorted(self._peers.live))}"
+            ok = self._peers.node in self._peers.live
+            found.append(Health("cluster", ok, nodes, "" if ok else "it joins by itself when store and backend answer; see the log"))
         if self._backend.full:
             found.append(Health("backlog", False, "the backend's backlog is full", "see why the backend is slow"))
         return found

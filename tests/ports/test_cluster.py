@@ -55,18 +55,32 @@ async def test_a_beat_raises_the_lease(nodes: Nodes) -> None:
     one, other = nodes
     node = await one.join("gw")
     before = await beats_of(other, node)
-    assert await one.beat(node)
+    assert await one.beat(node, True)
     assert await beats_of(other, node) > before
-    assert not await one.beat("gw/0")
+    assert not await one.beat("gw/0", True)
+
+
+async def test_a_member_serves_when_it_says_so(nodes: Nodes) -> None:
+    one, other = nodes
+    node = await one.join("gw")
+
+    async def serving() -> bool:
+        return next(member.serving for member in await other.members() if member.node == node)
+
+    assert not await serving()
+    assert await one.beat(node, False)
+    assert not await serving()
+    assert await one.beat(node, True)
+    assert await serving()
 
 
 async def test_a_node_that_beats_is_not_lost(nodes: Nodes) -> None:
     one, other = nodes
     node, heir = await one.join("a"), await other.join("b")
     seen = await beats_of(other, node)
-    assert await one.beat(node)
+    assert await one.beat(node, True)
     assert not await other.declare_lost(node, seen, heir)
-    assert await one.beat(node)
+    assert await one.beat(node, True)
     assert await done(other.send, node, [named("still here")]) is True
 
 
@@ -78,7 +92,7 @@ async def test_a_lost_node_gets_nothing_and_beats_no_more(nodes: Nodes) -> None:
     member = next(member for member in await one.members() if member.node == node)
     assert (member.lost, member.heir) == (True, heir)
     assert await done(one.send, node, [named("after")]) is False
-    assert not await one.beat(node)
+    assert not await one.beat(node, True)
     with trio.fail_after(0.9):  # closed: nothing to wait for
         assert names(await other.inbox(node, "", 10)) == ["before"]
         assert await other.inbox(node, (await other.inbox(node, "", 10))[-1].position, 10) == []
@@ -120,7 +134,7 @@ async def test_who_left_is_gone_with_its_inbox(nodes: Nodes) -> None:
     assert await other.members() == []
     assert await other.inbox(node, "", 10) == []
     assert await done(other.send, node, [named("late")]) is False
-    assert not await one.beat(node)
+    assert not await one.beat(node, True)
     assert not await other.declare_lost(node, 0, "x")
     await other.leave(node)  # again, by somebody else
 
@@ -193,7 +207,7 @@ async def test_waiting_delays_nothing_else(nodes: Nodes) -> None:
         await trio.sleep(0.05)
         began = trio.current_time()
         for _ in range(5):
-            assert await one.beat(node)
+            assert await one.beat(node, True)
             assert await done(one.send, await other.join("b"), [named("x")]) is True
             await one.look("p", 0, [])
         assert trio.current_time() - began < 0.8

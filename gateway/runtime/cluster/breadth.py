@@ -41,15 +41,19 @@ class Breadth:
         """Serve until cancelled."""
         task_status.started()
         while True:
-            for parent in self._downlink.parents.values():
-                if parent.consumer is not None and self._peers.live:
-                    try:
-                        await self._follow(parent)
-                    except StoreError as error:
-                        observe.note(observe.Fact.STORE_FAILED, operation="look", topic=parent.name, error=str(error))
+            try:
+                await self.catch_up()
+            except StoreError as error:
+                observe.note(observe.Fact.STORE_FAILED, operation="look", error=str(error))
             with trio.move_on_after(LOOK_SECONDS):
                 await self._wake.wait()
             self._wake = trio.Event()
+
+    async def catch_up(self) -> None:
+        """Pull every parent as the cluster says now. Raises StoreError."""
+        for parent in self._downlink.parents.values():
+            if parent.consumer is not None:
+                await self._follow(parent)
 
     def look(self, _parent: str) -> None:
         """Somebody says that there is something new."""
@@ -94,8 +98,8 @@ class Breadth:
         remind = 0.0
         pause = ASK_SECONDS
         while True:
-            # asked in this order: a node that joins later than this answer reads the new word itself
-            living = frozenset(each.node for each in await self._cluster.members() if not each.lost)
+            # asked in this order: a node that begins to serve later than this answer reads the new word itself
+            living = frozenset(each.node for each in await self._cluster.members() if each.serving)
             pulling = await self._cluster.pulling(parent)
             missing = [node for node in living if pulling.get(node, -1) < version and node != self._peers.node]
             if not missing:

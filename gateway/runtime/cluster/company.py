@@ -56,6 +56,7 @@ class Company:
             patience=settings.cluster.patience_seconds,
             new_id=new_id,
             lost=self._begin_anew,
+            ready=self._breadth.catch_up,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -93,7 +93,7 @@ class Directory:
             except BaseException:
                 book.outdated = True
                 raise
-            if look.version >= book.version:  # else another look, that was asked later, has told more
+            if look.version >= book.version or look.changed is None:  # else another look has told more; or Redis lost its data
                 book.learn(look, asked)
             if not book.unknown(topics):
                 return

@@ -18,8 +18,9 @@ RETRY_SECONDS = 0.5
 
 
 class Membership:
-    """lost: what to do when the others declared this node dead; it returns when nothing of the old life is left. beat, patience: seconds
-    between two beats, and without one after which a node is declared dead. new_id: makes UNIQ_KEYs."""
+    """lost: what to do when the others declared this node dead; it returns when nothing of the old life is left. ready: what has to be done
+    after the others count on this node and before it takes its part; raises StoreError. beat, patience: seconds between two beats, and
+    without one after which a node is declared dead. new_id: makes UNIQ_KEYs."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Membership:
         patience: float,
         new_id: Callable[[], str],
         lost: Callable[[], Awaitable[None]],
+        ready: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
         self._cluster = cluster
@@ -43,6 +45,8 @@ class Membership:
         self._patience = patience
         self._new_id = new_id
         self._lost = lost
+        self._ready = ready
+        self._serving = False
         self._seen: dict[str, tuple[int, float]] = {}  # beats, and when they were seen to change (monotonic seconds)
         self._caring: set[str] = set()
         self._nursery: trio.Nursery | None = None
@@ -54,11 +58,27 @@ class Membership:
             if member.node.rpartition("/")[0] == self._node_id and not member.lost:
                 await self._succeed(member)
         node = await self._cluster.join(self._node_id)
-        living = {node, *(each.node for each in await self._cluster.members() if not each.lost)}
-        if len(living) > 1:
+        others = [each for each in await self._cluster.members() if not each.lost and each.node != node]
+        self._peers.update(node, (each.node for each in others if each.serving))
+        if others:
             await trio.sleep(WELCOME_SECONDS)
-        self._peers.update(node, living)
-        observe.log.info("node_joined", node=node, nodes=sorted(self._peers.live))
+
+    async def serve(self) -> None:
+        """Take part: queues and shards are this node's from now on. Repeated until the store takes it."""
+        while not self._serving:
+            try:
+                if not await self._cluster.beat(self._peers.node, True):
+                    return  # `_beat` finds out
+                # a node that asks for a wider pull now waits for us; one that asked before is heard of here
+                await self._ready()
+                members = await self._cluster.members()
+            except StoreError as error:
+                observe.note(observe.Fact.STORE_FAILED, operation="serve", error=str(error))
+                await trio.sleep(RETRY_SECONDS)
+                continue
+            self._serving = True
+            self._peers.update(self._peers.node, {self._peers.node, *(each.node for each in members if each.serving)})
+            observe.log.info("node_serves", node=self._peers.node, nodes=sorted(self._peers.live))
 
     async def _succeed(self, before: Member) -> None:
         """A former life of this node left a lease. Raises StoreError if it is raised still."""
@@ -83,7 +103,7 @@ class Membership:
     async def _beat(self) -> None:
         while True:
             try:
-                alive = await self._cluster.beat(self._peers.node)
+                alive = await self._cluster.beat(self._peers.node, self._serving)
             except StoreError as error:
                 observe.note(observe.Fact.STORE_FAILED, operation="beat", error=str(error))
                 await trio.sleep(RETRY_SECONDS)
@@ -95,12 +115,14 @@ class Membership:
     async def _rejoin(self) -> None:
         """The others took this node for dead, and divided what was its among themselves."""
         observe.note(observe.Fact.NODE_LOST, node=self._peers.node, reason="declared_dead_by_others")
+        self._serving = False
         self._peers.alone_until = 0.0
         self._peers.update(self._peers.node, ())
         await self._lost()
         while True:
             try:
                 await self.join()
+                await self.serve()
                 return
             except StoreError as error:
                 observe.note(observe.Fact.STORE_FAILED, operation="join", error=str(error))
@@ -123,7 +145,7 @@ class Membership:
 
     async def _look(self, members: list[Member]) -> None:
         me, now = self._peers.node, trio.current_time()
-        if not self._peers.live or not any(each.node == me and not each.lost for each in members):
+        if not any(each.node == me and not each.lost for each in members):
             return  # `_beat` finds out
         living = {each.node for each in members if not each.lost}
         self._seen = {node: seen for node, seen in self._seen.items() if node in living}
@@ -131,7 +153,9 @@ class Membership:
             if member.node == me:
                 continue
             if member.lost:
-                if (member.heir not in living and await self._cluster.declare_lost(member.node, member.beats, me)) or member.heir == me:
+                mine = member.node not in self._caring and (member.heir == me or member.heir not in living)
+                # said again by its heir: whoever said it first may have failed before the inbox was closed
+                if mine and await self._cluster.declare_lost(member.node, member.beats, me):
                     self._inherit(member.node)
                 continue
             beats, since = self._seen.setdefault(member.node, (member.beats, now))
@@ -141,7 +165,9 @@ class Membership:
                 observe.note(observe.Fact.NODE_LOST, node=member.node, reason="silent")
                 living.discard(member.node)
                 self._inherit(member.node)
-        self._peers.update(me, living)
+        serving = {each.node for each in members if each.serving and each.node in living} - {me}
+        if me == self._peers.node:  # it may have joined again meanwhile
+            self._peers.update(me, serving | {me} if self._serving else serving)
 
     def _inherit(self, node: str) -> None:
         if node not in self._caring and self._nursery is not None:

@@ -90,8 +90,7 @@ class Reach:
                 known = sessions.get(client_id)
                 if known is None or known[0] < qos:
                     sessions[client_id] = (qos, entry.node)
-        fleets &= live
-        fleets.discard(me)
+        fleets.discard(me)  # a node that is not known yet has an inbox; one that is dead has none
         if not sessions and not fleets:
             return
         away: list[tuple[str, int]] = []
@@ -109,7 +108,7 @@ class Reach:
     def to_one(self, client_id: str, message: Outbound, found: Whereabouts) -> None:
         """P2P."""
         place = found.places.get(client_id)
-        if place is None or not place.node or place.node == self._peers.node or place.node not in self._peers.live:
+        if place is None or place.node in ("", self._peers.node):
             self._router.to_one(client_id, message)
         else:
             self._hand_over(place.node, "", message, {client_id: message.qos}, False, False)

@@ -37,8 +37,8 @@ class RedisCluster:
         self._own.add(node)
         return node
 
-    async def beat(self, node: str) -> bool:
-        alive = await self._reader.ask(partial(members.beat, self._keys, node))
+    async def beat(self, node: str, serving: bool) -> bool:
+        alive = await self._reader.ask(partial(members.beat, self._keys, node, serving))
         if not alive:
             self._own.discard(node)
         return alive

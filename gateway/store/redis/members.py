@@ -1,6 +1,7 @@
 """The nodes of the instance in Redis: members, their leases and heirs, and what is kept about each node (design section 5).
 
-Slot `{nodes}`: `members`, HASH node -> "<beats> <lost> <heir>" (of one that lives: "<beats> 0 serving", or nothing last), and `incarnation`, the last number given; one for all node ids, so that no
+Slot `{nodes}`: `members`, HASH node -> "<beats> <lost> <heir>" (one that lives has "serving", or nothing, in the last place), and
+`incarnation`, the last number given; one for all node ids, so that no
 counter outlives the nodes that it was for and no node's name ever comes again. Slot `{n:<node>}`: `open`, STRING, the bytes in the inbox,
 there only while the inbox takes parcels; `inbox` (`inbox.py`); `filters`, SET of "<parent>\\0<filter>", and `parents`, SET: where the
 node is (or was about to be) written in the indexes of parents, so that `leave` can strike it out. A member owns these keys; they also
@@ -54,9 +55,8 @@ def open_inbox(keys: Keys, node: str) -> Steps[None]:
 
 def beat(keys: Keys, node: str, serving: bool) -> Steps[bool]:
     """False as well when the inbox is not open: nobody could hand this node anything."""
-    alive, kept = checked(
-        (yield [Call("cluster_beat", (members_key(keys),), (node, "serving" if serving else "")), Call("cluster_keep", node_keys(keys, node), (KEPT_SECONDS,))])
-    )
+    raised = Call("cluster_beat", (members_key(keys),), (node, "serving" if serving else ""))
+    alive, kept = checked((yield [raised, Call("cluster_keep", node_keys(keys, node), (KEPT_SECONDS,))]))
     return bool(alive == 1 and kept == 1)
 
 
