@@ -23,7 +23,7 @@ from tests.faults.harness.events import (
     to_line,
 )
 from tests.faults.harness.faults import Plan, catalogue, parse
-from tests.faults.harness.history import History, matches
+from tests.faults.harness.history import FOREVER, History, last_arrival, matches
 from tests.faults.harness.story import stories
 
 BEGIN = 1000.0
@@ -209,6 +209,11 @@ def test_a_run_without_traffic_proves_nothing(kind: type[Event]) -> None:
     assert "idle" not in broken(History(events))
     assert "idle" in broken(History(event for event in events if not isinstance(event, kind))) or kind is Published
     assert broken(History(event for event in events if not isinstance(event, kind)))
+
+
+def test_when_everything_due_had_arrived() -> None:
+    assert last_arrival(world(Trip("x", BEGIN + 3, deliveries=(9.0, 10.0)))) == pytest.approx(BEGIN + 12)
+    assert last_arrival(world(Trip("x", BEGIN + 3, deliveries=()))) == FOREVER
 
 
 def test_a_copy_that_is_read_twice_is_one_copy() -> None:

@@ -14,7 +14,19 @@ pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 def test_one_kill_of_each_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 0, and an account for each fault that says that something went through."""
-    arguments = ["--store", "sqlite", "--only", "kill-gateway,kill-broker,kill-namesrv", "--seconds", "1", "--calm", "0.5", "--json"]
+    arguments = [
+        "--store",
+        "sqlite",
+        "--only",
+        "kill-gateway,kill-broker,kill-namesrv",
+        "--seconds",
+        "1",
+        "--rate",
+        "120",
+        "--calm",
+        "0.5",
+        "--json",
+    ]
     code = main([*arguments, "--folder", str(tmp_path)])
     printed = capsys.readouterr()
     accounts = [json.loads(line) for line in printed.out.splitlines()]

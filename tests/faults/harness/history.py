@@ -121,6 +121,14 @@ class History:
         return (due for due in self.due() if not self.delivered.get((due.device, due.id)))
 
 
+def last_arrival(history: History) -> float:
+    """When the last thing due to a persistent session came for the first time; FOREVER while one is missing."""
+    first = (
+        min((one.at for one in history.delivered.get((due.device, due.id), ())), default=FOREVER) for due in history.due() if not due.clean
+    )
+    return max(first, default=0.0)
+
+
 def matches(filter: str, topic: str) -> bool:
     """Whether a topic filter matches a topic name (clause 4.7), for topics that do not begin with $."""
     wanted, levels = filter.split("/"), topic.split("/")

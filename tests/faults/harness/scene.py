@@ -14,7 +14,7 @@ from tests.faults.harness.account import Account, Offender, Row, settle
 from tests.faults.harness.crew import Crew
 from tests.faults.harness.events import Stored
 from tests.faults.harness.faults import Plan, strike
-from tests.faults.harness.history import History
+from tests.faults.harness.history import History, last_arrival
 from tests.faults.harness.load import Spec
 from tests.faults.harness.stage import Stage
 
@@ -99,7 +99,8 @@ class Scene:
             time.sleep(effort.seconds)
             crew.tell("quiet")
             crew.hear("quiet", effort.patience)
-            waited = self._until_settled(crew, plan)
+            quiet = time.time()
+            self._until_settled(crew, plan)
             crew.tell("over")
             crew.join(READY_SECONDS)
             crew.read(self.history)
@@ -107,13 +108,14 @@ class Scene:
             crew.kill()
         self._read_backend()
         account = settle(self.history)
-        account.rows.append(Row("caught_up", "until everything due had arrived, after the load's end", waited, None, [], "s"))
+        caught_up = max(0.0, last_arrival(self.history) - quiet)
+        account.rows.append(Row("caught_up", "until everything due had arrived, after the load's end", caught_up, None, [], "s"))
         complaints = [Offender("", why=line) for line in self._stage.complaints()]
         account.rows.append(Row("complaints", "faults of its own in the gateways' logs", len(complaints), 0, complaints))
         return account
 
-    def _until_settled(self, crew: Crew, plan: Plan) -> float:
-        """Seconds until everything due had arrived, or `patience`; then the calm in which repeats may come."""
+    def _until_settled(self, crew: Crew, plan: Plan) -> None:
+        """Until everything due has arrived, or `patience`; then the calm in which repeats may come."""
         began = time.monotonic()
         self._read_backend()
         while True:
@@ -126,7 +128,6 @@ class Scene:
         self._say(f"{plan.name}: {f'{missing} deliveries are missing' if missing else 'everything due is there'} after {waited:.1f} s")
         time.sleep(self._effort.calm)
         crew.read(self.history)
-        return waited
 
     def _read_backend(self) -> None:
         def wanted(id: str) -> bool:

@@ -16,6 +16,7 @@ from tests.kit.server_app import RocketMQApp
 
 EVENTS = "GID_default_MQTT"  # of mode "any": so that lifecycle events are made too
 QUEUES = 8
+BROKER = {"registerNameServerPeriod": "10000"}  # ms, its least: until a new name server knows the topic, nobody new can read it
 
 
 class Stage:
@@ -41,7 +42,7 @@ class Stage:
             self._say("starting Redis (appendfsync always)")
             self.redis = Redis.started(self.folder / "redis")
         self._say(f"starting RocketMQ {self._version}")
-        self.rocketmq = RocketMQ.start(self.folder / "rocketmq", self._version, heap=512)
+        self.rocketmq = RocketMQ.start(self.folder / "rocketmq", self._version, options=BROKER, heap=512)
         trio.run(self._make_topics)
         for number in range(self._count):
             self._say(f"starting gateway {number}")
