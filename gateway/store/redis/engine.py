@@ -125,7 +125,8 @@ class Lockstep:
             calls = [call for one in running for call in one.calls]
             self.round_trips += 1
             self.commands += len(calls)
-            replies = self.servers.exchange([_request(call) for call in calls])
+            guard = self.servers.guard
+            replies = self.servers.exchange([_request(call, guard) for call in calls])
             running = self._advance(running, replies, results)
         return results
 
@@ -209,10 +210,11 @@ def _no_steps() -> Steps[None]:
     yield from ()
 
 
-def _request(call: Call | Command) -> Request:
+def _request(call: Call | Command, guard: Callable[[str], tuple[str, ...]]) -> Request:
     if isinstance(call, Call):
         one = script(call.name)
-        return Request(call.keys[0], ("EVALSHA", one.sha, len(call.keys), *call.keys, *call.args), one)
+        keys = call.keys if one.counts_keys else call.keys + guard(call.keys[0])
+        return Request(call.keys[0], ("EVALSHA", one.sha, len(keys), *keys, *call.args), one)
     key = call.key
     if key is None and len(call.args) > 1:
         key = str(call.args[1])

@@ -16,10 +16,11 @@ _INCLUDE = re.compile(r"-- include (lib/\w+)\n")
 
 
 class Script(NamedTuple):
-    """sha: how Redis names it."""
+    """sha: how Redis names it. counts_keys: it asks how many keys it got, which must be all that it touches then."""
 
     text: str
     sha: str
+    counts_keys: bool
 
 
 def _folder() -> Traversable:
@@ -42,7 +43,7 @@ def _included(name: str, seen: set[str]) -> str:
 def script(name: str) -> Script:
     """The script `name`, whole."""
     text = _included(name, set())
-    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest(), "#KEYS" in text)
 
 
 @cache

@@ -155,6 +155,11 @@ class Sharded:
         keys = {slot: f"{{{n}}}" for n in reversed(range(SLOTS * 16)) if (slot := slot_of(f"{{{n}}}")) in first.values()}
         return [keys.get(slot) for slot in sorted(first.values())]
 
+    def guard(self, key: str) -> tuple[str, ...]:
+        """A key of the same slot that never exists. While a slot moves, a server lets a script begin if all its keys are there, and would
+        stop it half-way at one that isn't and was not told. This one isn't, ever, so that no script begins: TRYAGAIN."""
+        return (f"{key[: key.find('}') + 1]}:none",)
+
     def interrupt(self) -> None:
         for wire in list(self._wires.values()):
             wire.interrupt()

@@ -46,6 +46,9 @@ class Servers(Protocol):
     def samples(self) -> list[str | None]:
         """A key of each server, as far as known."""
 
+    def guard(self, key: str) -> tuple[str, ...]:
+        """What is to be said to be a key of a script, beside its keys, of which `key` is one."""
+
     def interrupt(self) -> None:
         """From another thread: let `exchange` end soon."""
 
@@ -195,6 +198,9 @@ class Single:
 
     def samples(self) -> list[str | None]:
         return [None]
+
+    def guard(self, key: str) -> tuple[str, ...]:
+        return ()
 
     def interrupt(self) -> None:
         self._wire.interrupt()
