@@ -84,7 +84,7 @@ class RedisStore:
         self._reader = self._line("redis-reader", self._reading, self._batch_read)
         self._inbox_line = self._line("redis-inbox", self._listening, lambda: None)
         self._wakes: list[Callable[[int], None]] = []
-        self._overflowed = 0
+        self._overflowed = self._lost = 0
         self._failure: Failure | None = None  # the last one
         self._failed_at = -math.inf  # trio's clock
         self._open = False
@@ -111,8 +111,10 @@ class RedisStore:
             raise self._death
         finally:
             self._open = False
-            for line in reversed(lines):
-                await line.pump.stop()
+            with trio.CancelScope(shield=True):  # every wait inside has its own deadline
+                async with trio.open_nursery() as nursery:  # together: a Redis that hangs costs the deadline once
+                    for line in lines:
+                        nursery.start_soon(line.pump.stop)
 
     async def _reach(self) -> None:
         pause = FIRST_PAUSE
@@ -143,6 +145,9 @@ class RedisStore:
         if counts.overflowed > self._overflowed:
             observe.note(observe.Fact.OFFLINE_OVERFLOW, counts.overflowed - self._overflowed)
             self._overflowed = counts.overflowed
+        if (lost := self._at.places.lost) > self._lost:
+            observe.note(observe.Fact.MESSAGE_DROPPED, lost - self._lost, reason="body_missing")
+            self._lost = lost
         if counts.appended:
             shards = {counts.appended.popleft() for _ in range(len(counts.appended))}
             for shard in shards:
