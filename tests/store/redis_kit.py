@@ -103,8 +103,10 @@ def instance_of(url: str) -> Iterator[tuple[redis.Redis, str]]:
             yield client, name
         finally:
             keys = list(client.scan_iter(f"{name}{{*", count=1000))
-            for start in range(0, len(keys), 1000):
-                client.unlink(*keys[start : start + 1000])
+            with client.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.unlink(key)
+                pipeline.execute()
 
 
 def message(id: str, topic: str = "p/a", payload: bytes = b"x" * 100, stored_at: int = 1000) -> OfflineMessage:

@@ -16,6 +16,7 @@ from gateway.store.redis import bodies, expiry, offline
 from gateway.store.redis.bodies import Packer, Place
 from gateway.store.redis.keys import SHARDS
 from tests.kit.services import shared_redis
+from tests.ports.clusters import sharded
 from tests.store.redis_kit import Direct, Lost, check, instance_of, message
 
 pytestmark = pytest.mark.services
@@ -247,6 +248,29 @@ def test_pages_pass_over_whatever_was_removed(gone: list[int], most: int, after:
         left = [position for n, position in enumerate(positions) if n not in gone and position > after]
         assert [one.position for one in direct.get("a", most, after=after)] == left[:most]
         assert [one.position for one in direct.get("a", most, newest=True, after=after)] == left[::-1][:most]
+        check(direct, exact=True)
+
+
+def test_each_step_keeps_to_one_slot_of_a_redis_cluster() -> None:
+    with sharded() as url, instance_of(url.replace("redis+cluster", "redis")) as (client, name):
+        direct = Direct(client, name, offline=100)
+        names = [f"c{n}" for n in range(30)]
+        source = (Queue("p", "b", 1), 7)
+        for one in names:
+            direct.connect(one)
+        for n in range(5):
+            direct.put(*(Waiting(one, message(f"{n:032X}", stored_at=n), 2, source=source) for one in names))
+        assert direct.at.counts.overflowed == 50
+        positions = {one: direct.get(one)[0].position for one in names}
+        direct.put(*(Waiting(one, message("x"), 2, 1, Phase.SENT, positions[one]) for one in names))
+        for one in names[:10]:
+            direct.remove(one, positions[one])
+        assert direct.run(offline.forget(direct.at, [(names[0], f"{n:032X}") for n in range(5)]))
+        assert len(direct.connect(names[20]).inflight) == 1
+        direct.connect(names[20], False)
+        shards = tuple(range(SHARDS))
+        removed, _ = direct.run(expiry._messages(direct.at, direct.at.limits.offline_ms + 3, shards))
+        assert removed == 9 + 19 + 29  # of the second, third and fourth put
         check(direct, exact=True)
 
 

@@ -36,20 +36,21 @@ end
 
 -- The position, and the place of the body of the one that waits already.
 local function append(q, ref, packet_id, phase)
-  local name = parts(ref)
-  local there = redis.call('HGET', q.ids, name)
-  local waits = there and reference(q, tonumber(there))
-  if waits then
-    local _, _, place = parts(waits)
-    return 0, place
-  end
+  local name = name_of(ref)
   if q.knows and redis.call('HEXISTS', shard .. 'rem:' .. q.client, name) == 1 then return 0, '' end
+  if redis.call('HSETNX', q.ids, name, score(q.next)) == 0 then
+    local waits = reference(q, tonumber(redis.call('HGET', q.ids, name)))
+    if waits then
+      local _, _, place = parts(waits)
+      return 0, place
+    end
+    redis.call('HSET', q.ids, name, score(q.next)) -- never so unless somebody else wrote into these keys
+  end
   note_age(q, ref)
   redis.call('RPUSH', q.key, ref)
   local position = q.next
   q.length = q.length + 1
   q.next = position + 1
-  redis.call('HSET', q.ids, name, score(position))
   if phase ~= '0' then sent(q, position, packet_id, phase) end
   added = added + 1
   return position, ''

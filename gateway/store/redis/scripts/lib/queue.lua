@@ -27,27 +27,23 @@ local function order_of(ref) return number_at(ref, 8, 14) + number_at(ref, 15, 1
 
 local function score(value) return string.format('%.0f', value) end
 
--- name of the message; its source ('' for none); what its body is found by and who counted it ('' when it is inline)
+-- The message's name, and where its source would begin.
+local function name_of(ref)
+  local flags = string.byte(ref)
+  local at = bit.band(flags, INLINE) ~= 0 and 18 or 26
+  local from = at
+  if bit.band(flags, SOURCE) ~= 0 then from = at + 2 + number_at(ref, at, at + 1) end
+  if bit.band(flags, RAW) ~= 0 then return string.sub(ref, from, from + 15), at end
+  return string.sub(ref, from + 2, from + 1 + number_at(ref, from, from + 1)), at
+end
+
+-- The name, the source ('' for none), and what its body is found by ('' when it is inline): bodies.Place.
 local function parts(ref)
   local flags = string.byte(ref)
-  local at, place, source = 18, '', ''
-  local inline = bit.band(flags, INLINE) ~= 0
-  if not inline then
-    place = string.sub(ref, 8, 14) .. string.sub(ref, 18, 25)
-    at = 26
-  end
-  if bit.band(flags, SOURCE) ~= 0 then
-    local length = number_at(ref, at, at + 1)
-    source = string.sub(ref, at + 2, at + 1 + length)
-    at = at + 2 + length
-  end
-  local name
-  if bit.band(flags, RAW) ~= 0 then
-    name = string.sub(ref, at, at + 15)
-  else
-    name = string.sub(ref, at + 2, at + 1 + number_at(ref, at, at + 1))
-  end
-  if not inline then place = place .. name end
+  local name, at = name_of(ref)
+  local source, place = '', ''
+  if bit.band(flags, SOURCE) ~= 0 then source = string.sub(ref, at + 2, at + 1 + number_at(ref, at, at + 1)) end
+  if bit.band(flags, INLINE) == 0 then place = string.sub(ref, 8, 14) .. string.sub(ref, 18, 25) .. name end
   return name, source, place
 end
 
