@@ -17,6 +17,7 @@ from gateway import observe
 from gateway.mqtt import encode
 from gateway.mqtt.inflight import next_free
 from gateway.ports import Phase, Waiting
+from gateway.runtime.once import Once
 from gateway.runtime.outbound import ENTRY_BYTES, Entry, Outbound, stored_entry
 from gateway.runtime.pulling import Asking
 
@@ -66,6 +67,7 @@ class Mailbox:
         "_gathering",
         "_keeper",
         "_last_id",
+        "_once",
         "_queue",
         "_queued_bytes",
         "_unwritten",
@@ -97,6 +99,7 @@ class Mailbox:
         self._gathering = 0
         self._gathered: list[tuple[Outbound, int]] | None = None
         self._last_id = 0
+        self._once: Once | None = None
         self._unwritten: deque[Entry] | None = None  # have an id, and wait until it is stored or behind such a one
 
     # ------------------------------------------------------------ from the router
@@ -115,12 +118,20 @@ class Mailbox:
                 observe.count(observe.Fact.QOS0_DROPPED)
             else:
                 self._wire.write(message.packet0())
-        else:
+        elif not self._repeated(message, qos):
             entry = self._entry(message, qos)
             if self.divert:
                 self._keeper.overflowed(self, entry)
             else:
                 self.add(entry)
+
+    def _repeated(self, message: Outbound, qos: int) -> bool:
+        """A QoS 2 message that this clean session was sent before."""
+        if qos != 2 or self.persistent or message.received is None:
+            return False
+        if self._once is None:
+            self._once = Once()
+        return self._once.had(message.id)
 
     def _entry(self, message: Outbound, qos: int) -> Entry:
         entry = Entry(message, qos, trio.current_time())

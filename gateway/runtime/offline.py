@@ -45,6 +45,8 @@ class Offline:
         self._claiming: dict[str, Watch] = {}
         # another node has the connection of a session for which something was put; told with its name and the place
         self.tell: Callable[[str, str, int], None] = lambda _client_id, _node, _position: None
+        # whether the node named, not this one, has the session by now; then the connection here is closed
+        self.taken: Callable[[str, str | None], bool] = lambda _client_id, _node: False
         self.find: Callable[[str], Mailbox | None] = lambda _client_id: None  # the mailbox of an online client; the router knows
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -78,6 +80,8 @@ class Offline:
                 observe.note(observe.Fact.STORE_FAILED, operation="offline_put", client_id=client_id, error=str(result))
                 self._failed.append(lambda: self._keep_late(client_id, entries, then, owner))
                 return
+            # nothing more is written to a connection whose session another one has
+            tell = None if owner is not None and self.taken(client_id, result[-1].owner) else then
             changed: list[Entry] = []
             kept = False
             for entry, (position, _), before in zip(entries, result, put, strict=True):
@@ -89,8 +93,8 @@ class Offline:
                     self.remove(client_id, entry.position)
                 elif position and before != (entry.packet_id, entry.phase):
                     changed.append(entry)  # it was sent meanwhile: its id must be known at the next CONNECT [MQTT-4.4.0-1]
-                if then is not None:
-                    then(entry, bool(position))
+                if tell is not None:
+                    tell(entry, bool(position))
             if changed:
                 self.keep(client_id, changed, None, owner)
             if kept and result[-1].owner and self.find(client_id) is None:
@@ -149,7 +153,7 @@ class Offline:
             observe.count(observe.Fact.OFFLINE_STORED, sum(1 for position, _owner in result if position))
             for item, (position, node) in zip(waiting, result, strict=True):
                 mailbox = self.find(item.client_id)
-                if mailbox is not None:  # the device has come meanwhile
+                if mailbox is not None and not self.taken(item.client_id, node):  # the device has come meanwhile
                     self.feed(mailbox)
                     self.pulling.came(mailbox, position)
                 elif node:
@@ -223,11 +227,13 @@ class Offline:
             return
         if backlog <= self._batch:
             mailbox.gather()
+            self._feeds[mailbox] = False  # one brings at a time: two would bring the same
             try:
                 _, more = await self._bring(mailbox, 0)
             finally:
+                again = self._feeds.pop(mailbox)
                 mailbox.resume()
-            if not more:
+            if not more and not again:
                 return
         else:
             mailbox.divert = self._strict

@@ -53,6 +53,7 @@ class Registry:
         self._leaving = 0
         self._going: dict[str, Link] = {}  # connections that are gone and not released yet
         self.links: dict[str, Link] = {}
+        offline.taken = self.taken
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled: the releases of connections that are gone."""
@@ -73,6 +74,8 @@ class Registry:
         """Take over from an older connection [MQTT-3.1.4-2] and make `link` the session's owner. Two CONNECTs with one Client ID take
         turns.
         Raises StoreError."""
+        if self.company is not None and self._peers.node not in self._peers.live:
+            raise StoreError("this node does not serve yet: it joins the others")
         client_id = link.client_id
         turn = self._claiming.setdefault(client_id, trio.Lock())
         try:
@@ -109,8 +112,8 @@ class Registry:
         link.subscriber = self._subscriber(link, claimed)
         if self.company is not None:
             self.company.listening.forget(client_id, True, claimed.dropped)
-            if link.persistent:
-                self.company.listening.moved(client_id, claim.node, claimed.subscriptions)
+            if link.persistent:  # before the CONNACK: from then on the device gets what is sent at QoS 0
+                await self.company.listening.arrived(client_id, claim.node, claimed.subscriptions)
         return claimed, watch
 
     async def _take(self, claim: Claim) -> Claimed:
@@ -120,12 +123,12 @@ class Registry:
         asked = ""
         while isinstance(found := await self._store.claim(claim), Owned):
             assert self.company is not None
-            if found.node not in self._peers.live or trio.current_time() > deadline:
-                claim.gentle = False
-            elif found.channel_id != asked:
+            if found.channel_id != asked:
                 asked = found.channel_id
                 observe.note(observe.Fact.TAKEN_OVER, client_id=claim.client_id, channel_id=asked, node=found.node)
                 self.company.take(found.node, claim.client_id, asked)
+            if found.node not in self._peers.live or trio.current_time() > deadline:
+                claim.gentle = False
             await trio.sleep(TAKE_SECONDS)
         return found
 
@@ -140,6 +143,21 @@ class Registry:
             assert going.left is not None
             with trio.move_on_after(self._takeover):
                 await going.left.wait()
+
+    def taken(self, client_id: str, node: str | None) -> bool:
+        """The store says that `node` has the connection. True: it is another node, and the one here was left behind."""
+        link = self.links.get(client_id)
+        if link is None or not node or node == link.node:
+            return False
+        link.kick(Reason.TAKEN_OVER)
+        self.leave(link)
+        return True
+
+    def strayed(self, client_id: str) -> None:
+        """A node looked elsewhere for a session that is here: the index is told again."""
+        link = self.links.get(client_id)
+        if self.company is not None and link is not None and link.subscriber is not None:
+            self.company.listening.moved(client_id, link.node, link.subscriber.subscriptions.values())
 
     def _subscriber(self, link: Link, claimed: Claimed) -> Subscriber:
         """The session as the router knows it: what the store says is in force."""
@@ -195,9 +213,9 @@ class Registry:
                 self._offline.keep(client_id, kept, keeping)
         here = subscriber is not None and self._router.subscribers.get(client_id) is subscriber
         if subscriber is not None and here and self.company is not None:
-            if link.persistent:
+            if link.persistent and link.reason is not Reason.NODE_LOST:  # else it may be somewhere by now
                 self.company.listening.moved(client_id, "", subscriber.subscriptions.values())
-            else:
+            elif not link.persistent:
                 self.company.listening.forget(client_id, False, subscriber.subscriptions)
         if here and not (link.persistent and self.company is None):
             self._router.forget(client_id)

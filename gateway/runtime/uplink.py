@@ -211,6 +211,8 @@ class Fifo:
             gated.open = True
             if isinstance(result, StoreError):
                 gated.failure = result
+            elif result is None:
+                gated.failure = StoreError("another connection has the session by now")
             while gate and gate[0].open:
                 first = gate.popleft()
                 if first.failure is None:

@@ -55,12 +55,20 @@ class Listening:
 
     def moved(self, client_id: str, node: str, subscriptions: Iterable[Subscription]) -> None:
         """A stored session's connection is on `node` now, "" for nowhere. A hint: a message that follows an old one finds its way."""
+        for name, entries in self._moves(client_id, node, subscriptions).items():
+            self._index(name, entries, [], _noted)
+
+    async def arrived(self, client_id: str, node: str, subscriptions: Iterable[Subscription]) -> None:
+        """As `moved`; returns when every node can know. Raises StoreError."""
+        for name, entries in self._moves(client_id, node, subscriptions).items():
+            await call(partial(self._index, name, entries, []))
+
+    def _moves(self, client_id: str, node: str, subscriptions: Iterable[Subscription]) -> dict[str, list[tuple[str, Entry]]]:
         by_parent: dict[str, list[tuple[str, Entry]]] = {}
         for each in subscriptions:
             for parent in self._touched(each.filter):
                 by_parent.setdefault(parent.name, []).append((each.filter, Entry(client_id, node, each.qos, each.since)))
-        for name, entries in by_parent.items():
-            self._index(name, entries, [], _noted)
+        return by_parent
 
     async def end(self, client_id: str, persistent: bool, filters: Iterable[str]) -> None:
         """The client unsubscribes. Raises StoreError."""

@@ -13,6 +13,7 @@ from gateway.runtime.peers import Peers
 
 LOOK_SECONDS = 1.0
 ALONE_SECONDS = 2.0  # how long a node that saw no other may take the index for its own alone
+SETTLE_SECONDS = 1.3  # by then the others have seen that this node serves, and have let go of its part
 WELCOME_SECONDS = 2.5  # how long a node that joins others waits before it serves: by then none of them believes that it is alone
 RETRY_SECONDS = 0.5
 
@@ -72,6 +73,8 @@ class Membership:
                 # a node that asks for a wider pull now waits for us; one that asked before is heard of here
                 await self._ready()
                 members = await self._cluster.members()
+                if any(each.serving and each.node != self._peers.node for each in members):
+                    await trio.sleep(SETTLE_SECONDS)
             except StoreError as error:
                 observe.note(observe.Fact.STORE_FAILED, operation="serve", error=str(error))
                 await trio.sleep(RETRY_SECONDS)

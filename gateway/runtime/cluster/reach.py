@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from gateway.runtime.registry import Registry
 
 RETRY_SECONDS = 0.2
+STRAYED_SECONDS = 5.0  # between two corrections of the index for one client
+STRAYED_MOST = 10_000
 
 
 class Whereabouts(NamedTuple):
@@ -49,6 +51,7 @@ class Reach:
         self._router = router
         self._offline = offline
         self._registry = registry
+        self._told: dict[str, float] = {}  # by Client ID, when the index was told again where it is (monotonic seconds)
         self.looked: Callable[[str], None] = lambda _parent: None
         post.open = self.opened
         offline.tell = self.tell
@@ -154,6 +157,7 @@ class Reach:
             return
         if kind == Kind.FEED:
             self._offline.arrived(head["client"], head["position"])
+            self._strayed(head["client"])
         elif kind == Kind.TAKE:
             link = self._registry.links.get(head["client"])
             if link is not None and link.channel_id == head["channel"]:
@@ -162,6 +166,15 @@ class Reach:
         elif kind == Kind.LOOK:
             self.looked(head["parent"])
         settle()
+
+    def _strayed(self, client_id: str) -> None:
+        now = trio.current_time()
+        if now - self._told.get(client_id, -STRAYED_SECONDS) < STRAYED_SECONDS:
+            return
+        if len(self._told) > STRAYED_MOST:
+            self._told.clear()
+        self._told[client_id] = now
+        self._registry.strayed(client_id)
 
     async def _arrived(self, parcel: Parcel, settle: Settle, ours: bool) -> None:
         carried = parcels.unpack(parcel, settle)
