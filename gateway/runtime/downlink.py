@@ -256,6 +256,7 @@ class Downlink:
         readable = [(found, received) for received in messages if (found := self._readable(topic, received)) is not None]
         whereabouts: Whereabouts | None = None
         if self.company is not None:
+            await self.company.membership.sure()
             whereabouts = await self.company.reach.prepare(topic, [found for found, _ in readable])
         until = trio.current_time() + SLICE_SECONDS
         for found, received in readable:

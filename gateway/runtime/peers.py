@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
@@ -16,6 +17,7 @@ class Peers:
         self.node = node_id
         self.live = frozenset({node_id})
         self.alone_until = 0.0  # monotonic seconds: before that no other node serves devices
+        self.sure_until = math.inf  # monotonic seconds: before that nobody can have declared this node dead
         self._watchers: list[Callable[[], None]] = []
         self._shards: dict[int, frozenset[int]] = {}
 

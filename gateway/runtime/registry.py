@@ -74,8 +74,10 @@ class Registry:
         """Take over from an older connection [MQTT-3.1.4-2] and make `link` the session's owner. Two CONNECTs with one Client ID take
         turns.
         Raises StoreError."""
-        if self.company is not None and self._peers.node not in self._peers.live:
-            raise StoreError("this node does not serve yet: it joins the others")
+        if self.company is not None:
+            await self.company.membership.sure()
+            if self._peers.node not in self._peers.live:
+                raise StoreError("this node does not serve yet: it joins the others")
         client_id = link.client_id
         turn = self._claiming.setdefault(client_id, trio.Lock())
         try:

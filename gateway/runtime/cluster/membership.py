@@ -52,13 +52,16 @@ class Membership:
         self._caring: set[str] = set()
         self._nursery: trio.Nursery | None = None
         self._leaving = False
+        self._sure_now = trio.Event()
 
     async def join(self) -> None:
         """Become a member. Raises StoreError, also when a living node has this node_id."""
         for member in await self._cluster.members():
             if member.node.rpartition("/")[0] == self._node_id and not member.lost:
                 await self._succeed(member)
+        asked = trio.current_time()
         node = await self._cluster.join(self._node_id)
+        self._sure(asked)
         others = [each for each in await self._cluster.members() if not each.lost and each.node != node]
         self._peers.update(node, (each.node for each in others if each.serving))
         if others:
@@ -105,15 +108,28 @@ class Membership:
 
     async def _beat(self) -> None:
         while True:
+            asked = trio.current_time()
             try:
                 alive = await self._cluster.beat(self._peers.node, self._serving)
             except StoreError as error:
                 observe.note(observe.Fact.STORE_FAILED, operation="beat", error=str(error))
                 await trio.sleep(RETRY_SECONDS)
                 continue
-            if not alive and not self._leaving:
+            if alive:
+                self._sure(asked)
+            elif not self._leaving:
                 await self._rejoin()
             await trio.sleep(self._beat_seconds)
+
+    def _sure(self, asked: float) -> None:
+        self._peers.sure_until = asked + self._patience
+        self._sure_now.set()
+        self._sure_now = trio.Event()
+
+    async def sure(self) -> None:
+        """Returns when this node can't have been declared dead. One that was frozen finds out here, before it acts on what it had."""
+        while trio.current_time() > self._peers.sure_until:
+            await self._sure_now.wait()
 
     async def _rejoin(self) -> None:
         """The others took this node for dead, and divided what was its among themselves."""

@@ -26,6 +26,7 @@ class Post:
         self._cluster = cluster
         self._peers = peers
         self._outgoing: dict[str, list[tuple[Parcel, Sent]]] = {}
+        self._unsent: dict[str, list[tuple[Parcel, Sent]]] = {}  # by node: the store did not answer, they are sent again
         self._settled: dict[str, list[str]] = {}  # by inbox
         self._unsettled: dict[str, int] = {}  # by inbox
         self._lot = trio.lowlevel.ParkingLot()
@@ -35,21 +36,23 @@ class Post:
         """Serve until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._deliver)
+            nursery.start_soon(self._repeat)
             task_status.started()
             await self._receive()
 
     def send(self, node: str, parcel: Parcel, sent: Sent = lambda _sent: None) -> None:
-        """Never blocks. sent: True when it lies in the node's inbox; False when it can't be known to."""
+        """Never blocks. sent: True when it lies in the node's inbox, False when that takes nothing. While the store does not answer it is
+        sent again."""
         self._outgoing.setdefault(node, []).append((parcel, sent))
         self._lot.unpark_all()
 
     async def _deliver(self) -> None:
         while True:
-            while not self._outgoing and not self._settled:
+            while not self._settled and not self._outgoing.keys() - self._unsent.keys():
                 await self._lot.park()
             await trio.lowlevel.checkpoint()  # what others send in this pass goes along
-            outgoing, self._outgoing = self._outgoing, {}
-            for node, items in outgoing.items():
+            for node in self._outgoing.keys() - self._unsent.keys():
+                items = self._outgoing.pop(node)
                 for begin in range(0, len(items), CHUNK):
                     self._send(node, items[begin : begin + CHUNK])
             settled, self._settled = self._settled, {}
@@ -58,12 +61,24 @@ class Post:
 
     def _send(self, node: str, items: list[tuple[Parcel, Sent]]) -> None:
         def done(result: Any) -> None:
-            if isinstance(result, StoreError):
+            if isinstance(result, StoreError):  # they may have arrived: a repeat is better than a loss
                 observe.note(observe.Fact.STORE_FAILED, operation="send", node=node, error=str(result))
+                self._unsent.setdefault(node, []).extend(items)
+                return
             for _, sent in items:
                 sent(result is True)
 
         self._cluster.send(node, [parcel for parcel, _ in items], done)
+
+    async def _repeat(self) -> None:
+        """What the store did not take goes first, then what came for that node meanwhile."""
+        while True:
+            await trio.sleep(RETRY_SECONDS)
+            unsent, self._unsent = self._unsent, {}
+            for node, items in unsent.items():
+                self._outgoing[node] = items + self._outgoing.get(node, [])
+            if unsent:
+                self._lot.unpark_all()
 
     async def _receive(self) -> None:
         inbox, after = "", ""
