@@ -47,7 +47,8 @@ class Membership:
         self._new_id = new_id
         self._lost = lost
         self._ready = ready
-        self._serving = False
+        self._announced = False  # the others count on this node
+        self._serving = False  # and it takes its part
         self._seen: dict[str, tuple[int, float]] = {}  # beats, and when they were seen to change (monotonic seconds)
         self._caring: set[str] = set()
         self._nursery: trio.Nursery | None = None
@@ -69,6 +70,7 @@ class Membership:
 
     async def serve(self) -> None:
         """Take part: queues and shards are this node's from now on. Repeated until the store takes it."""
+        self._announced = True
         while not self._serving:
             try:
                 if not await self._cluster.beat(self._peers.node, True):
@@ -110,7 +112,7 @@ class Membership:
         while True:
             asked = trio.current_time()
             try:
-                alive = await self._cluster.beat(self._peers.node, self._serving)
+                alive = await self._cluster.beat(self._peers.node, self._announced)
             except StoreError as error:
                 observe.note(observe.Fact.STORE_FAILED, operation="beat", error=str(error))
                 await trio.sleep(RETRY_SECONDS)
@@ -134,7 +136,7 @@ class Membership:
     async def _rejoin(self) -> None:
         """The others took this node for dead, and divided what was its among themselves."""
         observe.note(observe.Fact.NODE_LOST, node=self._peers.node, reason="declared_dead_by_others")
-        self._serving = False
+        self._announced = self._serving = False
         self._peers.alone_until = 0.0
         self._peers.update(self._peers.node, ())
         await self._lost()
