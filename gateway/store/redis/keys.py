@@ -1,4 +1,5 @@
-"""The names of all keys in Redis, and how clients are divided into shards (design section 5). No key is written elsewhere.
+"""The names of the keys of clients and shards in Redis, and how clients are divided into shards (design section 5). What belongs to one
+part alone (bodies, retained messages, the index, nodes) is named there through `Keys.tagged`; docs/redis.md lists every key.
 
 A key of shard s is `<instance>{<s>}:<kind>`, with `:<client id>` when it belongs to one client: all keys of a shard lie in one slot of a
 Redis Cluster, so that one script may change them together. What belongs to no client lies under tags of its own. A key's value is told by
