@@ -43,6 +43,10 @@ def _rates(title: str, scenario: str, limit: float, target: str = "gateway-rocke
     return Bar(title, (scenario, target, "rate"), (scenario, "mosquitto", "rate"), limit, True)
 
 
+def _cpu(title: str, scenario: str) -> Bar:
+    return Bar(title, (scenario, "gateway-redis", "cpu_us"), (scenario, "gateway-rocketmq", "cpu_us"), 1.1, False)
+
+
 BARS = (
     _rates("uplink QoS 1 on RocketMQ / mosquitto, 1 in flight", "uplink1", 0.15),
     _rates("uplink QoS 1 on RocketMQ / mosquitto, 16 in flight", "uplink16", 0.5),
@@ -63,6 +67,8 @@ BARS = (
         2,
         False,
     ),
+    _cpu("CPU a message on the uplink, store in Redis / in SQLite", "uplink16"),
+    _cpu("CPU a message from device to device on one node, store in Redis / in SQLite", "devices"),
     Bar("memory of an idle connection with one subscription, KiB", ("memory", "fresh-gateway", "bytes"), None, 12, False, 1024.0),
 )
 

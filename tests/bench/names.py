@@ -2,6 +2,7 @@
 
 TITLES = {
     "gateway-rocketmq": "gateway on RocketMQ",
+    "gateway-redis": "gateway on RocketMQ and Redis",
     "gateway-local": "gateway, embedded",
     "gateway-strict": "gateway on RocketMQ, names and signatures checked",
     "mosquitto": "mosquitto",

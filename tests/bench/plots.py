@@ -16,6 +16,7 @@ from tests.bench.names import TITLES
 
 COLOURS = {
     "gateway-rocketmq": "#c0392b",
+    "gateway-redis": "#af7ac5",
     "gateway-local": "#e59866",
     "gateway-strict": "#922b21",
     "mosquitto": "#5d6d7e",

@@ -216,11 +216,13 @@ class Scenario(NamedTuple):
 GATEWAYS = ("gateway-rocketmq", "gateway-local")
 SCENARIOS = (
     Scenario("uplink1", lambda t, p: uplink_flood(t, p, 1), (*GATEWAYS, "mosquitto", "rocketmq", "sink")),
-    Scenario("uplink16", lambda t, p: uplink_flood(t, p, 16), (*GATEWAYS, "gateway-strict", "mosquitto", "rocketmq", "sink")),
+    Scenario(
+        "uplink16", lambda t, p: uplink_flood(t, p, 16), (*GATEWAYS, "gateway-redis", "gateway-strict", "mosquitto", "rocketmq", "sink")
+    ),
     Scenario("single", single_store, ("rocketmq",)),
     Scenario("fanout0", lambda t, p: fan_out(t, p, 0), (*GATEWAYS, "mosquitto", "sink")),
     Scenario("fanout1", lambda t, p: fan_out(t, p, 1), (*GATEWAYS, "mosquitto", "sink")),
-    Scenario("devices", device_flood, (*GATEWAYS, "mosquitto")),
+    Scenario("devices", device_flood, (*GATEWAYS, "gateway-redis", "mosquitto")),
     Scenario("devices500", device_even, (*GATEWAYS, "mosquitto", "rocketmq")),
     Scenario("uplink500", uplink_even, (*GATEWAYS, "mosquitto")),
     Scenario("app200", app_even, ("gateway-rocketmq", "rocketmq")),

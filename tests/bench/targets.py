@@ -86,6 +86,7 @@ class Yard:
         self.folder.mkdir(parents=True)
         self._targets: dict[str, Target] = {}
         self._rocketmq: services.RocketMQ | None = None
+        self._redis: services.Redis | None = None
 
     def target(self, name: str) -> Target:
         """The running target of that name (see TARGETS). Raises ServiceError, AssertionError (it did not start)."""
@@ -135,6 +136,12 @@ class Yard:
         assert self._rocketmq is not None
         return HOST, self._rocketmq.brokers[0].port
 
+    def redis(self) -> str:
+        """The url of a Redis that writes everything to disk before it answers."""
+        if self._redis is None:
+            self._redis = services.Redis.started(FOLDER / "redis")
+        return self._redis.url
+
     def gateway(self, name: str, settings: Mapping[str, Any] | None = None, login: Login | None = None, bare: bool = True) -> Target:
         """A gateway process; bare: on RocketMQ, else on its embedded log."""
         pids: dict[str, int] = {}
@@ -180,6 +187,7 @@ _STARTERS: dict[str, Callable[[Yard], Target]] = {
     "rocketmq": Yard.rocketmq,
     "gateway-rocketmq": lambda yard: yard.gateway("gateway-rocketmq"),
     "gateway-local": lambda yard: yard.gateway("gateway-local", bare=False),
+    "gateway-redis": lambda yard: yard.gateway("gateway-redis", {"store": {"url": yard.redis()}}),
     "gateway-strict": _strict,
     "sink": Yard.sink,
     "fresh-gateway": lambda yard: yard.gateway("fresh-gateway", bare=False),
