@@ -251,7 +251,9 @@ class Store(Protocol):
     # -- messages that wait for a session
     def offline_put(self, waiting: Sequence[Waiting], done: Done) -> None:
         """Append to the sessions' queues. An entry whose position is not 0 is there already: its packet_id and phase are updated. A message
-        (by client and message id) that waits already or whose UNIQ_KEY is remembered is not put again. Entries of sessions that don't
+        (by client and message id) that waits already or whose UNIQ_KEY is remembered is not put again; one that waits as just this entry
+        of just this connection (epoch, packet id, phase) was put by a call whose outcome was unknown, and yields its position. Entries of
+        sessions that don't
         exist are dropped. Result: list of `Put`, one per entry. Past the instance's limit the oldest go, counted."""
 
     async def offline_get(self, client_id: str, limit: int, *, newest: bool = False, after: int = 0) -> list[Waiting]:

@@ -69,6 +69,21 @@ BARS = (
     ),
     _cpu("CPU a message on the uplink, store in Redis / in SQLite", "uplink16"),
     _cpu("CPU a message from device to device on one node, store in Redis / in SQLite", "devices"),
+    Bar(
+        "CPU a message beside 1,000,000 stored subscriptions / beside 1,000",
+        ("stored", "fresh-million", "cpu_us"),
+        ("stored", "fresh-thousand", "cpu_us"),
+        1.5,
+        False,
+    ),
+    Bar(
+        "memory of a node for 1,000,000 stored subscriptions and the load, MiB",
+        ("stored", "fresh-million", "grown_mib"),
+        None,
+        100,
+        False,
+    ),
+    Bar("waiting messages delivered a second when their sessions come back", ("reconnect", "fresh-waiting", "rate"), None, 5000, True),
     Bar("memory of an idle connection with one subscription, KiB", ("memory", "fresh-gateway", "bytes"), None, 12, False, 1024.0),
 )
 

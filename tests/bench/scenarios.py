@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from tests.bench import crew, devices, fanout, reference, uplink
+from tests.bench import crew, devices, fanout, reference, stored, uplink
 from tests.bench.crew import Figures, Job
 from tests.bench.targets import Target
 
@@ -201,6 +201,25 @@ def idle_memory(target: Target, plan: Plan) -> Figures:
         target.end()
 
 
+def stored_subscriptions(target: Target, plan: Plan) -> Figures:
+    """Device to device while so many subscriptions of devices that are away are stored. The target is a fresh one and is stopped."""
+    try:
+        time.sleep(1)
+        before = target.rss()
+        figures = device_flood(target, plan)
+        return {**figures, "grown_mib": (target.rss() - before) / 2**20}
+    finally:
+        target.end()
+
+
+def reconnect(target: Target, plan: Plan) -> Figures:
+    """2,000 stored sessions with 100 waiting messages each come back at once; pacing is off. The target is a fresh one and is stopped."""
+    try:
+        return stored.drain(target.address)
+    finally:
+        target.end()
+
+
 Measure = Callable[[Target, Plan], Figures]
 
 
@@ -226,5 +245,7 @@ SCENARIOS = (
     Scenario("devices500", device_even, (*GATEWAYS, "mosquitto", "rocketmq")),
     Scenario("uplink500", uplink_even, (*GATEWAYS, "mosquitto")),
     Scenario("app200", app_even, ("gateway-rocketmq", "rocketmq")),
+    Scenario("stored", stored_subscriptions, ("fresh-thousand", "fresh-million"), fresh=True),
+    Scenario("reconnect", reconnect, ("fresh-waiting",), fresh=True),
     Scenario("memory", idle_memory, ("fresh-gateway", "fresh-mosquitto"), fresh=True),
 )

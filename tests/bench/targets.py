@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy import services
-from tests.bench import reference
+from tests.bench import reference, stored
 from tests.bench.crew import rss_bytes
 from tests.bench.links import Address
 from tests.bench.wire import Login
@@ -182,6 +182,24 @@ def _strict(yard: Yard) -> Target:
     return yard.gateway("gateway-strict", settings, Login(f"{GROUP}@@@", "bench", secret))
 
 
+def _with_subscriptions(many: int) -> Callable[[Yard], Target]:
+    def start(yard: Yard) -> Target:
+        name = f"stored{secrets.token_hex(3)}"
+        url = yard.redis()
+        stored.fill_index(url, f"bench{yard.run}{name}", f"bench-{yard.run}-dev", many)
+        return yard.gateway(name, {"store": {"url": url}})
+
+    return start
+
+
+def _with_messages(yard: Yard) -> Target:
+    """Sessions for which messages wait, to be pushed without pauses."""
+    name = f"waiting{secrets.token_hex(3)}"
+    url = yard.redis()
+    stored.fill_queues(url, f"bench{yard.run}{name}")
+    return yard.gateway(name, {"store": {"url": url}, "limits": {"offline_batch": 1000, "offline_interval_seconds": 0.0}})
+
+
 _STARTERS: dict[str, Callable[[Yard], Target]] = {
     "mosquitto": Yard.mosquitto,
     "rocketmq": Yard.rocketmq,
@@ -190,6 +208,9 @@ _STARTERS: dict[str, Callable[[Yard], Target]] = {
     "gateway-redis": lambda yard: yard.gateway("gateway-redis", {"store": {"url": yard.redis()}}),
     "gateway-strict": _strict,
     "sink": Yard.sink,
+    "fresh-thousand": _with_subscriptions(1000),
+    "fresh-million": _with_subscriptions(1_000_000),
+    "fresh-waiting": _with_messages,
     "fresh-gateway": lambda yard: yard.gateway("fresh-gateway", bare=False),
     "fresh-mosquitto": lambda yard: yard.mosquitto("mosquitto-memory"),
 }

@@ -113,6 +113,14 @@ class Model:
         session = self.sessions[client]
         return key in session.remembered or any(entry.message.id == key for entry in session.queue)
 
+    def sent_so(self, entry: Waiting) -> int:
+        """The position of the same message with the same packet id and phase, 0 when there is none."""
+        if entry.phase is Phase.WAITING or entry.message.id in self.sessions[entry.client_id].remembered:
+            return 0
+        same = (entry.message.id, entry.packet_id, entry.phase)
+        queue = self.sessions[entry.client_id].queue
+        return next((each.position for each in queue if (each.message.id, each.packet_id, each.phase) == same), 0)
+
     def accepts(self, client: str) -> Session | None:
         session = self.sessions.get(client)
         return session if session is not None and session.persistent else None

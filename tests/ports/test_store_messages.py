@@ -371,3 +371,18 @@ async def test_arguments_belong_to_the_caller_again_at_once(place: Place) -> Non
         subscriptions.clear()
         claimed = await connect(store, "a")
     assert (claimed.backlog, len(claimed.inflight), len(claimed.subscriptions)) == (1, 0, 1)
+
+
+async def test_a_put_that_is_repeated_since_its_answer_was_lost_finds_its_place(place: Place) -> None:
+    async with place.open() as store:
+        epoch = (await connect(store, "a")).epoch
+        sent = waiting("a", "M1", qos=2, phase=Phase.SENT, packet_id=5, epoch=epoch)
+        (position,) = await put(store, [sent])
+        assert position
+        assert await put(store, [sent, sent]) == [position, position]
+        assert await put(store, [waiting("a", "M1", qos=2, phase=Phase.SENT, packet_id=6, epoch=epoch)]) == [0], "another delivery"
+        assert await put(store, [waiting("a", "M1", qos=2)]) == [0]
+        await done(store.offline_remove, "a", [position])
+        assert await store.offline_get("a", 10) == []
+        assert (await put(store, [waiting("a", "M1", payload=b"again")]))[0]
+        assert [each.message.payload for each in await store.offline_get("a", 10)] == [b"again"], "no body of the first was left"

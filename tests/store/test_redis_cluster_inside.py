@@ -86,12 +86,12 @@ async def test_keys_of_a_node_expire_when_it_beats_no_more(instance: str, client
         await done(cluster.send, node, [Parcel({})])
         await done(cluster.index, "p", [("p/a", fleet(node))], [])
         await done(cluster.pulled, "p", node, 1)
-        assert await cluster.beat(node)
+        assert await cluster.beat(node, True)
         mine = {key.decode() for key in client.scan_iter(f"{instance}{{n:*", count=1000)}
         assert mine == {f"{instance}{{n:{node}}}:{name}" for name in ("open", "inbox", "filters", "parents")}
         assert all(client.ttl(key) > 24 * 3600 for key in mine)
         client.delete(f"{instance}{{n:{node}}}:open")
-        assert not await cluster.beat(node)  # nobody could reach it
+        assert not await cluster.beat(node, True)  # nobody could reach it
 
 
 async def test_nothing_is_left_but_the_heads_of_parents(instance: str, client: redis.Redis) -> None:

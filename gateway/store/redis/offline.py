@@ -100,8 +100,8 @@ def put(at: Instance, entries: Sequence[Entry]) -> Steps[list[Put]]:
             packer = batch.packers[n]
             if packer is None:
                 continue
-            added += position > 0
-            if position <= 0 and not packer.inline:
+            added += position > 0 and not there
+            if (position <= 0 or there) and not packer.inline:
                 _not_put(freed, packer.place, there)
     yield from freed.steps(at)
     if added:

@@ -74,7 +74,7 @@ def put(tables: Tables, entries: Sequence[Entry]) -> list[Put]:
         client, epoch, owner = found
         late = entry.epoch != 0 and entry.epoch != epoch  # of a connection that has been taken over: its packet ids mean nothing now
         if not entry.position:
-            position = _append(tables, batch, client, entry._replace(packet_id=0, phase=0) if late else entry)
+            position = _append(tables, batch, client, entry._replace(packet_id=0, phase=0, epoch=0) if late else entry)
         else:
             position = 0 if late else _update(tables, client, entry)
         results.append(Put(position, owner))
@@ -97,8 +97,10 @@ def _append(tables: Tables, batch: _Batch, client: int, entry: Entry) -> int:
     if taken in batch.taken:
         return 0
     stored = batch.bodies.get(message.id)
-    if stored is not None and _waits(tables, client, stored.values()):
-        return 0
+    waits = None if stored is None else _waits(tables, client, stored.values())
+    if waits is not None:
+        position, *state = waits
+        return position if entry.epoch and entry.phase and state == [entry.packet_id, entry.phase] else 0
     batch.taken.add(taken)
     body = None if stored is None else stored.get(message.topic)
     if body is None:
@@ -114,10 +116,13 @@ def _append(tables: Tables, batch: _Batch, client: int, entry: Entry) -> int:
     return position
 
 
-def _waits(tables: Tables, client: int, bodies: Iterable[int]) -> bool:
-    return any(
-        tables.db.execute("SELECT 1 FROM waiting WHERE body = ? AND client = ?", (body, client)).fetchone() is not None for body in bodies
-    )
+def _waits(tables: Tables, client: int, bodies: Iterable[int]) -> tuple[int, int, int] | None:
+    """Position, packet id and phase of the one that waits already."""
+    for body in bodies:
+        row = tables.db.execute("SELECT position, packet_id, phase FROM waiting WHERE body = ? AND client = ?", (body, client)).fetchone()
+        if row is not None:
+            return int(row[0]), int(row[1]), int(row[2])
+    return None
 
 
 def _update(tables: Tables, client: int, entry: Entry) -> int:

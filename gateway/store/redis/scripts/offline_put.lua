@@ -34,14 +34,20 @@ local function note_age(q, ref)
   end
 end
 
--- The position, and the place of the body of the one that waits already.
-local function append(q, ref, packet_id, phase)
+-- The position, and the place of the body of the one that waits already. epoch: '0', or the session's: then one that was sent just so was
+-- put by a call whose answer was lost.
+local function append(q, ref, packet_id, phase, epoch)
   local name = name_of(ref)
   if q.knows and redis.call('HEXISTS', shard .. 'rem:' .. q.client, name) == 1 then return 0, '' end
   if redis.call('HSETNX', q.ids, name, score(q.next)) == 0 then
-    local waits = reference(q, tonumber(redis.call('HGET', q.ids, name)))
+    local at = tonumber(redis.call('HGET', q.ids, name))
+    local waits = reference(q, at)
     if waits then
       local _, _, place = parts(waits)
+      if epoch ~= '0' and phase ~= '0' then
+        local state, same = redis.call('HGET', q.flight, at), packet_id .. ':' .. phase .. ':'
+        if state and string.sub(state, 1, #same) == same then return at, place end
+      end
       return 0, place
     end
     redis.call('HSET', q.ids, name, score(q.next)) -- never so unless somebody else wrote into these keys
@@ -75,9 +81,9 @@ for i = 2, #ARGV, 3 do
     if at ~= 0 then
       position = late and 0 or update(q, at, packet_id, phase)
     elseif late then
-      position, place = append(q, ARGV[i + 1], '0', '0')
+      position, place = append(q, ARGV[i + 1], '0', '0', '0')
     else
-      position, place = append(q, ARGV[i + 1], packet_id, phase)
+      position, place = append(q, ARGV[i + 1], packet_id, phase, epoch)
     end
   end
   results[#results + 1] = position
