@@ -41,6 +41,7 @@ from gateway.runtime.subscribing import Subscribing
 from gateway.runtime.uplink import Uplink
 from gateway.settings import Settings
 
+CLAIM_SECONDS = 30.0  # how long a CONNECT waits for the store while a whole fleet comes back
 GOODBYE_SECONDS = 2.0  # how long a device that said DISCONNECT waits for a store that does not answer
 
 
@@ -176,23 +177,28 @@ class Link:
 
     async def _admission(self) -> Sequence[Packet | Close] | None:
         """Up to the CONNACK. The packets that came behind the CONNECT, or None when there is no session."""
-        with trio.move_on_after(self._shared.settings.limits.connect_timeout_seconds):
-            packets: Sequence[Packet | Close] = ()
+        packets: Sequence[Packet | Close] = ()
+        with trio.move_on_after(self._shared.settings.limits.connect_timeout_seconds) as patience:
             while not packets:
                 data = await self.transport.receive()
                 if not data:
                     return None
                 packets = self._connection.feed(data)
-            first = packets[0]
-            if isinstance(first, Close):
-                self._broken(first)
-                return None
-            assert isinstance(first, Connect)
-            self.last = trio.current_time()
+        if patience.cancelled_caught:
+            self.reason = Reason.CONNECT_TIMEOUT
+            observe.note(observe.Fact.CONNECTION_REFUSED, reason=self.reason, client_ip=self.client_ip)
+            return None
+        first = packets[0]
+        if isinstance(first, Close):
+            self._broken(first)
+            return None
+        assert isinstance(first, Connect)
+        self.paused = True  # not read until the session is here
+        try:
             return packets[1:] if await self._connect(first) else None
-        self.reason = Reason.CONNECT_TIMEOUT
-        observe.note(observe.Fact.CONNECTION_REFUSED, reason=self.reason, client_ip=self.client_ip)
-        return None
+        finally:
+            self.paused = False
+            self.last = trio.current_time()
 
     async def _connect(self, connect: Connect) -> bool:
         shared = self._shared
@@ -211,9 +217,10 @@ class Link:
                     Refused(ConnectCode.NOT_AUTHORIZED, Reason.NOT_PERMITTED, "the will may not be published"), self.client_id
                 )
         try:
-            claimed, watch = await shared.registry.claim(self, will)
-        except StoreError as error:
-            observe.note(observe.Fact.STORE_FAILED, operation="claim", client_id=self.client_id, error=str(error))
+            with trio.fail_after(CLAIM_SECONDS):
+                claimed, watch = await shared.registry.claim(self, will)
+        except (StoreError, trio.TooSlowError) as error:
+            observe.note(observe.Fact.STORE_FAILED, operation="claim", client_id=self.client_id, error=str(error) or "too slow")
             return self._refuse(Refused(ConnectCode.UNAVAILABLE, Reason.UNAVAILABLE, "the store does not answer"), self.client_id)
         try:
             if not self.ending:

@@ -197,7 +197,7 @@ def _with_messages(yard: Yard) -> Target:
     name = f"waiting{secrets.token_hex(3)}"
     url = yard.redis()
     stored.fill_queues(url, f"bench{yard.run}{name}")
-    return yard.gateway(name, {"store": {"url": url}, "limits": {"offline_batch": 1000, "offline_interval_seconds": 0.0}})
+    return yard.gateway(name, {"store": {"url": url}, "limits": {"offline_batch": 1000, "offline_interval_seconds": 0.001}})
 
 
 _STARTERS: dict[str, Callable[[Yard], Target]] = {

@@ -8,6 +8,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from gateway.mqtt.packets import ConnAck, Disconnect, PingReq, PingResp, PubAck, Subscribe
 from gateway.ports import Claimed, Subscription
+from gateway.runtime.link import CLAIM_SECONDS
 from tests.runtime.kit import Running, running
 from tests.runtime.scripted import QUEUE
 
@@ -88,12 +89,14 @@ async def test_connect_is_refused_while_the_store_fails(autojump_clock: MockCloc
 
 
 async def test_a_session_that_could_not_be_claimed_in_time_is_left(autojump_clock: MockClock) -> None:
-    """The store takes longer than a CONNECT may: no session of a closed connection stays online."""
+    """The store takes longer than a CONNECT waits: no session of a closed connection stays online."""
     async with running() as run:
         run.store.holding.add("claim")
         device = run.plug_in()
         device.connect()
-        await trio.sleep(11)
+        await trio.sleep(CLAIM_SECONDS - 1)
+        assert not device.closed, "a fleet that comes back waits for its turn"
+        await trio.sleep(2)
         assert device.closed
         assert run.node.views.gauges()["sessions_online"] == 0
         run.store.holding.clear()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1.0  # how late a node hears of a change that nobody told it
 ASK_SECONDS = 0.01
 REMIND_SECONDS = 1.0
+EVERYWHERE_SECONDS = 20.0  # a node that is silent for less is dead by then; one that can't reach RocketMQ makes a SUBSCRIBE fail
 NARROW_SECONDS = 60.0  # devices' messages are not pulled any more that long after the last listener
 
 
@@ -97,6 +98,7 @@ class Breadth:
     async def _wait(self, parent: str, version: int) -> None:
         remind = 0.0
         pause = ASK_SECONDS
+        deadline = trio.current_time() + EVERYWHERE_SECONDS
         while True:
             # asked in this order: a node that begins to serve later than this answer reads the new word itself
             living = frozenset(each.node for each in await self._cluster.members() if each.serving)
@@ -105,6 +107,8 @@ class Breadth:
             if not missing:
                 self._everywhere[parent] = (version, living)
                 return
+            if trio.current_time() > deadline:
+                raise StoreError(f"topic {parent} is not pulled for devices yet by {', '.join(missing)}; see their /readyz")
             if trio.current_time() > remind:
                 remind = trio.current_time() + REMIND_SECONDS
                 for node in missing:
