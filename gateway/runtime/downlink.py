@@ -129,7 +129,7 @@ class Downlink:
         await self.alone()
         mark = f"bridged/{self._group}/{parent.name}"
         while await self._store.mark(mark) is None:
-            if self._peers.owner(mark) == self._peers.node:
+            if self._peers.owner(mark) in ("", self._peers.node):  # "": nobody serves yet
                 await self._backend.commit_end(parent.name, self._group)
                 await self._store.set_mark(mark, "1")
             else:

@@ -7,12 +7,12 @@ import selectors
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import trio
 
-from gateway.ports import Claim, Claimed, OfflineMessage, Release, StoreError, Waiting
+from gateway.ports import Claim, Claimed, OfflineMessage, Release, Waiting
 from gateway.ports.cluster import Entry
+from gateway.runtime.awaiting import call
 from gateway.store.redis.store import RedisStore
 from tests.bench.links import Address
 from tests.kit.wire import connect_bytes
@@ -30,7 +30,7 @@ def fill_index(url: str, instance: str, parent: str, many: int) -> None:
         assert store.cluster is not None
         for begin in range(0, many, CHUNK):
             entries = [(_filter(parent, number), Entry(f"GID_BENCH@@@away{number:07}", "", 1, 1)) for number in range(begin, begin + CHUNK)]
-            await _call(lambda done, entries=entries: store.cluster.index(parent, entries[:many], [], done))
+            await call(lambda done, entries=entries: store.cluster.index(parent, entries, [], done))
 
     trio.run(_with_store, url, instance, fill)
 
@@ -57,7 +57,7 @@ def fill_queues(url: str, instance: str) -> None:
             message = OfflineMessage(f"{number:032X}", "waiting", bytes(PAYLOAD), store.clock())
             waiting = [Waiting(client_id, message, 1) for client_id in client_ids()]
             for begin in range(0, SESSIONS, CHUNK):
-                await _call(lambda done, part=waiting[begin : begin + CHUNK]: store.offline_put(part, done))
+                await call(lambda done, part=waiting[begin : begin + CHUNK]: store.offline_put(part, done))
 
     trio.run(_with_store, url, instance, fill)
 
@@ -68,20 +68,6 @@ async def _with_store(url: str, instance: str, fill: Callable[[RedisStore], Awai
         await nursery.start(lambda task_status: store.run(task_status=task_status))
         await fill(store)
         nursery.cancel_scope.cancel()
-
-
-async def _call(submit: Callable[[Callable[[Any], None]], None]) -> None:
-    answered = trio.Event()
-    results: list[Any] = []
-
-    def done(result: Any) -> None:
-        results.append(result)
-        answered.set()
-
-    submit(done)
-    await answered.wait()
-    if isinstance(results[0], StoreError):
-        raise results[0]
 
 
 def drain(address: Address, seconds: float = 120.0) -> dict[str, float]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.runtime.downlink import Parent
 
 Touched = Callable[[str], "list[Parent]"]
+Entries = list[tuple[str, Entry]]  # with their filters
 
 
 class Listening:
@@ -36,17 +37,16 @@ class Listening:
         Raises StoreError."""
         new = set(new)
         node = self._peers.node
-        asked: dict[str, tuple[Parent, list[tuple[str, Entry]]]] = {}
-        for each in subscriptions:
-            if not persistent and each.filter in new:
-                self._fleet[each.filter] = self._fleet.get(each.filter, 0) + 1
-            entry = Entry(client_id, node, each.qos, each.since) if persistent else Entry("", node)
-            for parent in self._touched(each.filter):
-                asked.setdefault(parent.name, (parent, []))[1].append((each.filter, entry))
+        if not persistent:
+            for filter in new:
+                self._fleet[filter] = self._fleet.get(filter, 0) + 1
+        asked = self._by_parent(
+            (each.filter, Entry(client_id, node, each.qos, each.since) if persistent else Entry("", node)) for each in subscriptions
+        )
         found: list[tuple[Parent, Wide]] = []
         try:
-            for parent, entries in asked.values():
-                found.append((parent, await call(partial(self._index, parent.name, entries, []))))
+            for parent, entries in asked.items():
+                found.append((parent, await call(partial(self._index, parent, entries, []))))
             await self._breadth.everywhere(found)
         except BaseException:
             if not persistent:
@@ -55,51 +55,49 @@ class Listening:
 
     def moved(self, client_id: str, node: str, subscriptions: Iterable[Subscription]) -> None:
         """A stored session's connection is on `node` now, "" for nowhere. A hint: a message that follows an old one finds its way."""
-        for name, entries in self._moves(client_id, node, subscriptions).items():
-            self._index(name, entries, [], _noted)
+        for parent, entries in self._moves(client_id, node, subscriptions).items():
+            self._index(parent, entries, [], _noted)
 
     async def arrived(self, client_id: str, node: str, subscriptions: Iterable[Subscription]) -> None:
         """As `moved`; returns when every node can know. Raises StoreError."""
-        for name, entries in self._moves(client_id, node, subscriptions).items():
-            await call(partial(self._index, name, entries, []))
+        for parent, entries in self._moves(client_id, node, subscriptions).items():
+            await call(partial(self._index, parent, entries, []))
 
-    def _moves(self, client_id: str, node: str, subscriptions: Iterable[Subscription]) -> dict[str, list[tuple[str, Entry]]]:
-        by_parent: dict[str, list[tuple[str, Entry]]] = {}
-        for each in subscriptions:
-            for parent in self._touched(each.filter):
-                by_parent.setdefault(parent.name, []).append((each.filter, Entry(client_id, node, each.qos, each.since)))
-        return by_parent
+    def _moves(self, client_id: str, node: str, subscriptions: Iterable[Subscription]) -> dict[Parent, Entries]:
+        return self._by_parent((each.filter, Entry(client_id, node, each.qos, each.since)) for each in subscriptions)
+
+    def _by_parent(self, entries: Iterable[tuple[str, Entry]]) -> dict[Parent, Entries]:
+        """(filter, entry), for the index of each parent below which the filter can match."""
+        found: dict[Parent, Entries] = {}
+        for filter, entry in entries:
+            for parent in self._touched(filter):
+                found.setdefault(parent, []).append((filter, entry))
+        return found
 
     async def end(self, client_id: str, persistent: bool, filters: Iterable[str]) -> None:
         """The client unsubscribes. Raises StoreError."""
-        for name, entries in self._removed(client_id, persistent, filters).items():
-            await call(partial(self._index, name, [], entries))
+        for parent, entries in self._removed(client_id, persistent, filters).items():
+            await call(partial(self._index, parent, [], entries))
 
     def forget(self, client_id: str, persistent: bool, filters: Iterable[str]) -> None:
         """The session is gone with its subscriptions."""
-        for name, entries in self._removed(client_id, persistent, filters).items():
-            self._index(name, [], entries, _noted)
+        for parent, entries in self._removed(client_id, persistent, filters).items():
+            self._index(parent, [], entries, _noted)
 
     def rejoined(self) -> None:
         """Nothing of the fleet is left: this node lives under another name."""
         self._fleet.clear()
 
-    def _index(self, parent: str, add: list[tuple[str, Entry]], remove: list[tuple[str, Entry]], done: Done) -> None:
+    def _index(self, parent: Parent, add: Entries, remove: Entries, done: Done) -> None:
         def changed(result: Any) -> None:
-            self._directory.outdate(parent)
+            self._directory.outdate(parent.name)
             done(result)
 
-        self._cluster.index(parent, add, remove, changed)
+        self._cluster.index(parent.name, add, remove, changed)
 
-    def _removed(self, client_id: str, persistent: bool, filters: Iterable[str]) -> dict[str, list[tuple[str, Entry]]]:
-        found: dict[str, list[tuple[str, Entry]]] = {}
-        for filter in filters:
-            if not persistent and not self._leave_fleet(filter):
-                continue
-            entry = Entry(client_id, "") if persistent else Entry("", self._peers.node)
-            for parent in self._touched(filter):
-                found.setdefault(parent.name, []).append((filter, entry))
-        return found
+    def _removed(self, client_id: str, persistent: bool, filters: Iterable[str]) -> dict[Parent, Entries]:
+        entry = Entry(client_id, "") if persistent else Entry("", self._peers.node)
+        return self._by_parent((filter, entry) for filter in filters if persistent or self._leave_fleet(filter))
 
     def _leave_fleet(self, filter: str) -> bool:
         """Whether it was the last one."""
